@@ -1,0 +1,162 @@
+"""The self-checks of the exercises, by the label that the exercise has on its page.
+
+A page says ``exercises.check("ex-by-hand", answer)`` and nothing about what is expected, so that
+reading the cell does not give the answer away. What is expected lives here, with the slips that
+are worth recognising; how answers of any kind are compared lives in :mod:`gencoh_lib.checks`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from difflib import get_close_matches
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from gencoh_lib import checks
+from gencoh_lib.checks import Verdict
+from gencoh_lib.coherence import from_gradients, of_examples
+
+__all__ = ["check"]
+
+
+def check(label: str, answer: object) -> Verdict:
+    """Check the answer to an exercise.
+
+    Parameters
+    ----------
+    label : str
+        Label of the exercise, as its page prints it.
+    answer : object
+        A number, an array or a function, as the exercise asks; anything else gets a message too.
+
+    Returns
+    -------
+    Verdict
+        Whether the answer is right, and if not, what to look at.
+
+    Raises
+    ------
+    ValueError
+        If there is no exercise of that label.
+
+    Examples
+    --------
+    >>> check("ex-three-gradients", 2).passed
+    True
+    """
+    if label not in _EXERCISES:
+        guess = get_close_matches(str(label), _EXERCISES, n=1)
+        hint = f"; did you mean {guess[0]!r}?" if guess else ""
+        raise ValueError(f"there is no exercise {label!r}{hint}")
+    return _EXERCISES[label](answer)
+
+
+def _three_gradients(answer: object) -> Verdict:
+    return checks.number(
+        answer,
+        2.0,
+        examples=3,
+        name="m-coherence",
+        mistakes={
+            "That adds lengths, not vectors: directions matter.": (3 + 4 + 5) ** 2 / 50,
+            "That is alpha; m-coherence is m times as large.": 2 / 3,
+            "That is the squared length of the sum; divide by the sum of squared lengths.": 100.0,
+        },
+    )
+
+
+def _samples() -> list[tuple[Tensor]]:
+    """Samples of several sizes: agreeing, orthogonal, cancelling, and without a pattern."""
+    generator = torch.Generator().manual_seed(0)
+    return [
+        (torch.ones(3, 2, dtype=torch.float64),),
+        (2 * torch.eye(4, dtype=torch.float64),),
+        (torch.eye(4, dtype=torch.float64) - 0.25,),
+        (torch.randn(7, 3, generator=generator, dtype=torch.float64) + 0.5,),
+    ]
+
+
+def _corrected(answer: object) -> Verdict:
+    return checks.function(
+        answer,
+        lambda gradients: from_gradients(gradients).alpha_corrected,
+        _samples(),
+        examples=len,
+        name="alpha_corrected",
+    )
+
+
+def _batch(answer: object) -> Verdict:
+    return checks.number(
+        answer,
+        of_examples(0.4, 32),
+        tolerance=1e-4,
+        name="coherence of single examples",
+        mistakes={
+            "That uses the number of batches; k is the number of examples in one batch.": (
+                of_examples(0.4, 50)
+            ),
+            "Coherence is not proportional to the batch size; its odds are.": 0.4 / 32,
+            "That is the odds; turn them back into a coherence.": (2 / 3) / 32,
+            "That goes the wrong way: single examples agree less than batches.": (
+                32 * 0.4 / (1 + 31 * 0.4)
+            ),
+        },
+    )
+
+
+def _construct(answer: object) -> Verdict:
+    cases = [(2, 0.5), (5, 1.0), (5, 0.0), (5, 3.7), (8, 8.0)]
+    if not callable(answer):
+        return checks.function(answer, lambda m, target: target, cases, name="gradients")
+
+    def rows(m: int, target: float) -> Tensor | None:
+        result = answer(m, target)
+        if result is None or result is ...:
+            return None
+        given = torch.as_tensor(result).detach().double()
+        if given.dim() != 2 or len(given) != m:
+            shape = list(given.shape)
+            raise ValueError(f"it should return a tensor [m, p] with {m} rows, not shape {shape}")
+        return given
+
+    def lengths(m: int, target: float) -> Tensor | None:
+        return None if (given := rows(m, target)) is None else given.norm(dim=1)
+
+    def reached(m: int, target: float) -> float | None:
+        return None if (given := rows(m, target)) is None else from_gradients(given).m_coherence
+
+    long_enough = checks.function(
+        lengths, lambda m, target: torch.ones(m), cases, name="lengths of gradients"
+    )
+    if not long_enough:
+        return long_enough
+    return checks.function(
+        reached, lambda m, target: target, cases,
+        examples=lambda m, target: m, name="m-coherence of gradients",
+    )  # fmt: skip
+
+
+def _uniform_logits(answer: object) -> Verdict:
+    return checks.number(
+        answer,
+        0.0,
+        name="m-coherence of the last biases",
+        mistakes={
+            "Orthogonal gradients give that; here they cancel: add one of each class.": (1.0),
+            "That is the squared length of one gradient, not what they add up to.": (0.9),
+        },
+    )
+
+
+_EXERCISES: Mapping[str, Callable[[object], Verdict]] = MappingProxyType(
+    {
+        "ex-three-gradients": _three_gradients,
+        "ex-corrected": _corrected,
+        "ex-batch": _batch,
+        "ex-construct": _construct,
+        "ex-uniform-logits": _uniform_logits,
+    }
+)

@@ -1,0 +1,23 @@
+"""Settings of all tests: a test of a claim may neither be malformed nor be skipped."""
+
+import pytest
+
+from tools.claims import TESTED_KINDS
+
+
+def pytest_collection_modifyitems(items):
+    for item in items:
+        for marker in item.iter_markers("claim"):
+            if len(marker.args) != 1 or marker.kwargs.get("kind") not in TESTED_KINDS:
+                raise pytest.UsageError(
+                    f"{item.nodeid}: write claim('label', kind=...) with kind one of {TESTED_KINDS}"
+                )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item):
+    # A skipped test stands behind no claim, whatever the page says.
+    report = yield
+    if report.skipped and item.get_closest_marker("claim"):
+        report.outcome, report.longrepr = "failed", "the test of a claim was skipped"
+    return report

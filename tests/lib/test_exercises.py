@@ -1,0 +1,80 @@
+"""Every exercise: its published solution passes, and the slips it teaches about are named.
+
+The solutions are taken from the pages, so a solution that goes stale fails here.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from gencoh_lib import exercises
+
+PAGES = sorted(Path(__file__).parents[2].glob("chapters/**/*.md"))
+SOLUTION = re.compile(r"\{solution\} (ex-[\w-]+)\n(.*?)\n````", re.S)
+ASKED = re.compile(r'exercises\.check\("(ex-[\w-]+)"')
+CODE = re.compile(r"```python\n(.*?)```", re.S)
+
+
+def published() -> dict[str, str]:
+    """Label of every exercise whose page asks this module, and the text of its solution."""
+    texts = [page.read_text("utf-8") for page in PAGES]
+    asked = {label for text in texts for label in ASKED.findall(text)}
+    solutions = {label: body for text in texts for label, body in SOLUTION.findall(text)}
+    return {label: solutions[label] for label in asked}
+
+
+def test_pages_and_checks_know_the_same_exercises():
+    assert set(published()) == set(exercises._EXERCISES)
+
+
+@pytest.mark.parametrize("label", sorted(published()))
+def test_published_code_passes_its_check(label):
+    answers = {"ex-three-gradients": 2, "ex-batch": 1 / 49, "ex-uniform-logits": 0}
+    if code := CODE.search(published()[label]):
+        scope: dict = {"torch": torch}
+        exec(code.group(1), scope)
+        name = re.search(r"def (\w+)", code.group(1)).group(1)
+        answers[label] = scope[name]
+    verdict = exercises.check(label, answers[label])
+    assert verdict.passed, verdict.message
+
+
+@pytest.mark.parametrize(
+    ("label", "answer", "hint"),
+    [
+        ("ex-three-gradients", 144 / 50, "adds lengths"),
+        ("ex-three-gradients", 2 / 3, "alpha"),
+        ("ex-three-gradients", 100, "squared length of the sum"),
+        ("ex-batch", 0.4 / 32, "proportional"),
+        ("ex-batch", 0.4 / (50 - 49 * 0.4), "number of batches"),
+        ("ex-batch", 32 * 0.4 / (1 + 31 * 0.4), "wrong way"),
+        ("ex-uniform-logits", 1, "cancel"),
+        ("ex-corrected", lambda g: g.sum(0).square().sum() / g.square().sum() / len(g), ""),
+        ("ex-construct", lambda m, target: torch.eye(m), "target|times|0.5"),
+        ("ex-construct", lambda m, target: 2 * torch.eye(m), "lengths"),
+        ("ex-construct", lambda m, target: torch.ones(m), r"\[m, p\]"),
+        ("ex-construct", lambda m: torch.eye(m), "argument"),
+        ("ex-construct", 3, "function"),
+    ],
+)
+def test_slips_are_named(label, answer, hint):
+    verdict = exercises.check(label, answer)
+    assert not verdict.passed
+    assert re.search(hint, verdict.message), verdict.message
+
+
+@pytest.mark.parametrize("label", sorted(published()))
+@pytest.mark.parametrize("nothing", [..., None, "later", object(), lambda *_: None])
+def test_no_answer_of_any_type_raises(label, nothing):
+    verdict = exercises.check(label, nothing)
+    assert not verdict.passed
+    assert verdict.message
+
+
+def test_an_unknown_label_names_the_nearest():
+    with pytest.raises(ValueError, match=r"no exercise 'ex-bach'; did you mean 'ex-batch'"):
+        exercises.check("ex-bach", 1)

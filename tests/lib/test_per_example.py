@@ -1,0 +1,358 @@
+"""Per-example gradients: the graph of the loss vector against one backward pass an example.
+
+The naive twin runs the model on every example alone and squares the gradient it gets. On layers
+that mix rows, pad, share or reuse parameters, shipped libraries are known to be silently wrong;
+here each of them must agree, or be refused by name.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gencoh_lib import per_example
+
+B = 6
+
+
+def naive_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    """[m, *shape] gradients of every parameter: one example, one forward, one backward pass."""
+    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    rows: dict[str, list[Tensor]] = {name: [] for name in named}
+    for i in range(len(x)):
+        loss = F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        grads = torch.autograd.grad(loss, list(named.values()), allow_unused=True)
+        for (name, p), g in zip(named.items(), grads, strict=True):
+            rows[name].append(torch.zeros_like(p) if g is None else g)
+    return {name: torch.stack(r) for name, r in rows.items()}
+
+
+class Apply(nn.Module):
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return self.f(x)
+
+
+class Tied(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.embedding, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
+        self.head.weight = self.embedding.weight
+
+    def forward(self, x):
+        return self.head(torch.tanh(self.embedding(x).mean(1)))[:, :3]
+
+
+class Attention(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.head = nn.Linear(8, 3)
+
+    def forward(self, x):
+        return self.head(self.attend(x, x, x, need_weights=False)[0].mean(1))
+
+
+def used_twice():
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(4, 3))
+
+
+def over_pixels(layer, *more):
+    return nn.Sequential(layer, *more, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
+
+
+def mean(dim):
+    return Apply(lambda t: t.mean(dim))
+
+
+MODELS = {
+    "mlp": (lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), (5,)),
+    "in-place relu": (
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)),
+        (5,),
+    ),
+    "linear over positions": (
+        lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), mean((1, 2)), nn.Linear(4, 3)),
+        (3, 4, 5),
+    ),
+    "padded embedding": (
+        lambda: nn.Sequential(nn.Embedding(7, 4, padding_idx=0), mean(1), nn.Linear(4, 3)),
+        7,
+    ),
+    "module used twice": (used_twice, (4,)),
+    "tied weights": (Tied, 7),
+    "attention": (Attention, (5, 8)),
+    "lstm": (
+        lambda: nn.Sequential(
+            nn.LSTM(5, 4, batch_first=True), Apply(lambda t: t[0].mean(1)), nn.Linear(4, 3)
+        ),
+        (4, 5),
+    ),
+    "circular padding": (
+        lambda: over_pixels(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")),
+        (2, 5, 5),
+    ),
+    "grouped convolution": (lambda: over_pixels(nn.Conv2d(4, 4, 3, groups=2)), (4, 5, 5)),
+    "transposed convolution": (lambda: over_pixels(nn.ConvTranspose2d(2, 3, 3)), (2, 4, 4)),
+    "group norm": (lambda: over_pixels(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)), (2, 5, 5)),
+    "instance norm": (
+        lambda: over_pixels(nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4, affine=True)),
+        (2, 5, 5),
+    ),
+    "batch norm in eval": (
+        lambda: over_pixels(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).eval(),
+        (2, 5, 5),
+    ),
+    "weight norm": (
+        lambda: nn.Sequential(
+            nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)
+        ),
+        (5,),
+    ),
+}
+
+
+def batch(shape, seed=0, m=B):
+    generator = torch.Generator().manual_seed(seed)
+    if isinstance(shape, int):
+        x = torch.randint(0, shape, (m, 6), generator=generator)
+    else:
+        x = torch.randn(m, *shape, generator=generator, dtype=torch.float64)
+    return x, torch.arange(m) % 3
+
+
+def build(make, x):
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        model = make().double()
+        model(x)  # lazy layers take their shape
+    return model
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_squared_norms_are_those_of_one_backward_pass_an_example(case):
+    make, shape = MODELS[case]
+    x, y = batch(shape)
+    model = build(make, x)
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    found = per_example.squared_norms(losses, dict(model.named_parameters()))
+    for name, gradients in naive_gradients(model, x, y).items():
+        truth = gradients.flatten(1).square().sum(1)
+        torch.testing.assert_close(found[name], truth, rtol=1e-10, atol=1e-14)
+
+
+@pytest.mark.parametrize("case", MODELS)
+def test_directional_derivatives_are_inner_products_with_the_gradients(case):
+    make, shape = MODELS[case]
+    x, y = batch(shape)
+    model = build(make, x)
+    named = dict(model.named_parameters())
+    generator = torch.Generator().manual_seed(2)
+    along = {n: torch.randn(p.shape, generator=generator).double() for n, p in named.items()}
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    found = per_example.directional_derivatives(losses, named, along)
+    gradients = naive_gradients(model, x, y)
+    truth = sum((g * along[name]).flatten(1).sum(1) for name, g in gradients.items())
+    torch.testing.assert_close(found.detach(), truth, rtol=1e-9, atol=1e-13)
+
+
+def test_float32_gradients_are_squared_without_losing_digits():
+    # 2.4 million terms: a float32 sum of squares is off by 1e-4 here
+    w = torch.full((2_400_000,), 0.1, requires_grad=True)
+    scale = torch.tensor([1.0, 3.0])
+    found = per_example.squared_norms(scale * (w * 0.1).sum(), {"w": w})["w"]
+    one = float(torch.tensor(0.1).double() ** 2) * 2_400_000
+    torch.testing.assert_close(found, torch.tensor([one, 9 * one]).double(), rtol=1e-6, atol=0)
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    m=st.integers(1, 7),
+    width=st.integers(1, 5),
+    budget=st.integers(1, 4000),
+    seed=st.integers(0, 99),
+)
+def test_the_byte_budget_changes_nothing_but_the_chunks(m, width, budget, seed):
+    x, y = batch((3,), seed, m)
+    model = build(lambda: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3)), x)
+    named = dict(model.named_parameters())
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    whole = per_example.squared_norms(losses, named)
+    chunked = per_example.squared_norms(losses, named, byte_budget=budget)
+    for name in named:
+        torch.testing.assert_close(chunked[name], whole[name], rtol=1e-12, atol=0)
+
+
+def test_a_small_budget_takes_one_example_at_a_time(monkeypatch):
+    x, y = batch((5,))
+    model = build(MODELS["mlp"][0], x)
+    rows: list[int] = []
+    original = per_example._grad
+
+    def counting(losses, parameters, seed, **options):
+        rows.append(len(seed))
+        return original(losses, parameters, seed, **options)
+
+    monkeypatch.setattr(per_example, "_grad", counting)
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    per_example.squared_norms(losses, dict(model.named_parameters()), byte_budget=1)
+    assert rows == [1] * B
+
+
+class Cube(torch.autograd.Function):
+    """x -> x^3 with a backward pass as a user may write it."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x**3
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return 3 * x**2 * gradient
+
+
+class OnceOnly(Cube):
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, gradient):
+        return Cube.backward(ctx, gradient)
+
+
+class CutsTheGraph(Cube):
+    @staticmethod
+    def backward(ctx, gradient):
+        return Cube.backward(ctx, gradient.detach())
+
+
+class Unbatchable(Cube):
+    @staticmethod
+    def backward(ctx, gradient):
+        gradient.detach().sum().item()  # vmap cannot do this
+        return Cube.backward(ctx, gradient)
+
+
+@pytest.mark.parametrize("function", [Cube, OnceOnly, CutsTheGraph, Unbatchable])
+def test_hand_written_backward_passes_are_never_silently_wrong(function):
+    w = torch.tensor([0.5, -1.0], dtype=torch.float64, requires_grad=True)
+    x = torch.tensor([[1.0, 2.0], [0.5, 0.0], [-1.0, 1.0]], dtype=torch.float64)
+    losses = function.apply(x @ w)
+    gradients = 3 * (x @ w.detach()).square()[:, None] * x
+    found = per_example.squared_norms(losses, {"w": w})["w"]
+    torch.testing.assert_close(found, gradients.square().sum(1))
+    v = torch.tensor([2.0, 1.0], dtype=torch.float64)
+    inner = per_example.directional_derivatives(losses, {"w": w}, {"w": v})
+    torch.testing.assert_close(inner.detach(), gradients @ v)
+
+
+def test_a_parameter_that_no_loss_uses_has_zero_gradients():
+    w, idle = (torch.ones(2, requires_grad=True) for _ in range(2))
+    found = per_example.squared_norms(torch.eye(2) @ w, {"w": w, "idle": idle})
+    assert found["idle"].tolist() == [0.0, 0.0]
+    assert found["w"].tolist() == [1.0, 1.0]
+
+
+def test_the_model_the_graph_and_the_rng_come_back_as_they_went_in():
+    x, y = batch((5,))
+    model = build(MODELS["mlp"][0], x)
+    before, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    per_example.squared_norms(losses, dict(model.named_parameters()))
+    assert all(p.grad is None for p in model.parameters())
+    losses.mean().backward()  # the graph is still there
+    assert torch.equal(torch.get_rng_state(), rng)
+    assert all(torch.equal(before[k], v) for k, v in model.state_dict().items())
+
+
+W = torch.ones(2, requires_grad=True)
+
+
+@pytest.mark.parametrize(
+    ("losses", "error", "message"),
+    [
+        ([1.0, 2.0], TypeError, "losses must be a torch.Tensor, got list"),
+        (W.sum(), ValueError, r"vector \[m\].*got shape \(\).*reduction=.none."),
+        (torch.eye(2) * W, ValueError, r"got shape \(2, 2\)"),
+        ((W * 2)[:0], ValueError, r"got shape \(0,\)"),
+        (torch.arange(3), TypeError, "floating point"),
+        (torch.ones(3), ValueError, "no graph.*no_grad"),
+        (torch.ones(3, requires_grad=True), ValueError, "no graph"),
+        (W * torch.tensor([1.0, float("nan")]), ValueError, "NaN.*1 of 2 .*index 1"),
+        (W * torch.tensor([float("inf"), 1.0]), ValueError, "infinity.*index 0"),
+        (torch.ones(2, requires_grad=True) * 2, ValueError, "another graph"),
+    ],
+)
+def test_losses_that_are_no_vector_of_losses_are_refused(losses, error, message):
+    with pytest.raises(error, match=message):
+        per_example.squared_norms(losses, {"w": W})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "error", "message"),
+    [
+        ([W], TypeError, "map names to parameters"),
+        ({}, ValueError, "named_parameters is empty"),
+        ({"w": 3.0}, TypeError, "parameter 'w' is a float"),
+        ({"w": torch.ones(2)}, ValueError, "parameter 'w' is frozen"),
+    ],
+)
+def test_parameters_that_cannot_be_differentiated_by_are_refused(parameters, error, message):
+    with pytest.raises(error, match=message):
+        per_example.squared_norms(W * 2, parameters)
+
+
+def test_a_freed_graph_is_explained():
+    losses = (W * 2).square()
+    losses.sum().backward()
+    W.grad = None
+    with pytest.raises(ValueError, match=r"graph behind losses has been freed.*retain_graph"):
+        per_example.squared_norms(losses, {"w": W})
+
+
+@pytest.mark.parametrize(
+    ("direction", "message"),
+    [({}, "no entry for parameter 'w'"), ({"w": torch.ones(3)}, r"shape \(3,\), its parameter")],
+)
+def test_a_direction_of_another_shape_is_refused(direction, message):
+    with pytest.raises(ValueError, match=message):
+        per_example.directional_derivatives(W * 2, {"w": W}, direction)
+
+
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("tracked", [True, False])
+def test_batch_norm_by_batch_statistics_is_refused(affine, tracked):
+    # without running statistics the batch is used in eval mode too
+    norm = nn.BatchNorm1d(4, affine=affine, track_running_stats=tracked).train(tracked)
+    model = nn.Sequential(nn.Linear(5, 4), norm, nn.Linear(4, 3))
+    x, y = torch.randn(B, 5, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    where = "'1'" if affine else "without trainable parameters"
+    with pytest.raises(ValueError, match=rf"batch-norm layer {where} .*model\.eval\(\)"):
+        per_example.squared_norms(losses, dict(model.named_parameters()))
+    with pytest.raises(ValueError, match=r"batch-norm layer '1' "):
+        per_example.refuse_batch_statistics(
+            losses, dict(model.named_parameters()), model.named_modules()
+        )
+
+
+def test_the_graph_counts_and_not_the_mode_the_model_is_in_by_now():
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    x, y = torch.randn(B, 5, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
+    mixed = F.cross_entropy(model(x), y, reduction="none")
+    model.eval()
+    with pytest.raises(ValueError, match="batch-norm layer '1'"):
+        per_example.squared_norms(mixed, dict(model.named_parameters()))
+    alone = F.cross_entropy(model(x), y, reduction="none")
+    model.train()
+    assert per_example.squared_norms(alone, dict(model.named_parameters()))["0.weight"].min() > 0
