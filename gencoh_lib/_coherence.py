@@ -58,7 +58,7 @@ class Coherence:
     squared_norms : Tensor
         [m] squared norms of the per-example gradients, float64.
     mean_gradient_squared_norm : float
-        Squared norm of the mean gradient, |S|^2 / m^2.
+        Squared norm of the mean gradient, ``alpha`` times the mean of ``squared_norms``.
     by_parameter, by_layer : mapping of str to Block
         The same by parameter, and by the module that owns the parameters.
     frozen : tuple of str
@@ -83,7 +83,7 @@ class Coherence:
 
     @property
     def gradient_diversity(self) -> float:
-        """Q / |S|^2, the reciprocal of m-coherence (Yin et al. 2018)."""
+        """The reciprocal of m-coherence, Q divided by the squared norm of S (Yin et al. 2018)."""
         return 1 / self.m_coherence if self.m_coherence else math.inf
 
     @property
@@ -254,7 +254,7 @@ def summarise(
 
 
 def _block(agreement: float, energy: float, examples: int, total_energy: float) -> Block:
-    """Coherence from |S|^2 and Q of some coordinates; rounding must not push it past its range."""
+    """Coherence from ``|S|^2`` and ``Q`` of a block; rounding must not push it past its range."""
     if not energy:
         return Block(math.nan, math.nan, 0.0 if total_energy else math.nan)
     m_coherence = min(agreement / energy, float(examples))
@@ -266,7 +266,7 @@ def _jackknife(
 ) -> tuple[float, str | None]:
     """Delete-one jackknife standard error of alpha_corrected, and the reason where there is none.
 
-    Leaving out example i changes |S|^2 to |S|^2 - 2 g_i.S + |g_i|^2, so m values of the statistic
+    Leaving out example i takes ``2 g_i.S - |g_i|^2`` from ``|S|^2``, so m values of the statistic
     cost m inner products. (A bootstrap would repeat examples, and each repeat agrees with itself.)
     """
     examples, energy = len(squared_norms), float(squared_norms.sum())

@@ -9,12 +9,12 @@ import base64
 import html
 import json
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from gencoh_lib import front_end
-from gencoh_lib._frames import Drawing, Frame, Value, call, label, words
+from gencoh_lib._frames import Frame, Value, call, label, words
 
 __all__ = ["LiveSliders", "Sliders"]
 
@@ -130,32 +130,39 @@ class LiveSliders:
         ``ipywidgets.HTML`` with the drawing, and with the read-out or the error.
     """
 
-    def __init__(self, drawing: Drawing) -> None:
+    def __init__(
+        self,
+        frame: Callable[[Mapping[str, Value]], Frame],
+        parameters: Mapping[str, tuple[Value, ...]],
+        start: Mapping[str, Value],
+        title: str | None = None,
+    ) -> None:
         from ipywidgets import HTML, Layout, SelectionSlider, VBox
 
-        self._drawing = drawing
+        self._frame = frame
+        self._title = title
         self.picture = HTML()
         self.message = HTML()
         self.selectors: dict[str, Any] = {
             name: SelectionSlider(
                 options=[(label(value), value) for value in values],
-                value=drawing.start[name],
+                value=start[name],
                 description=words(name),
                 continuous_update=False,  # a frame may take a second: not one for each pixel
                 style={"description_width": "initial"},
                 layout=Layout(width="min(100%, 30rem)"),
             )
-            for name, values in drawing.parameters.items()
+            for name, values in parameters.items()
         }
         for selector in self.selectors.values():
             selector.observe(self._refresh, names="value")
-        heading = [HTML(f"<b>{html.escape(drawing.title)}</b>")] if drawing.title else []
+        heading = [HTML(f"<b>{html.escape(title)}</b>")] if title else []
         self._box = VBox([*heading, self.picture, *self.selectors.values(), self.message])
-        self._show(drawing.frame(drawing.start))
+        self._show(frame(start))
 
     def __repr__(self) -> str:
         names = ", ".join(map(words, self.selectors))
-        return f"{self._drawing.title or 'Interactive figure'}: sliders for {names}"
+        return f"{self._title or 'Interactive figure'}: sliders for {names}"
 
     def _repr_mimebundle_(self, **options: Any) -> Any:
         return self._box._repr_mimebundle_(**options)
@@ -163,7 +170,7 @@ class LiveSliders:
     def _refresh(self, _: object) -> None:
         values = {name: selector.value for name, selector in self.selectors.items()}
         try:
-            self._show(self._drawing.frame(values))
+            self._show(self._frame(values))
         except Exception as error:
             self.picture.value = ""
             self.message.value = (

@@ -19,7 +19,7 @@ from matplotlib.text import Annotation, Text
 
 __all__ = ["COLOURS", "CourseAxes", "series_styles", "styled"]
 
-#: Colours of the series: blue, vermilion, green, wine, charcoal, grey.
+# Blue, vermilion, green, wine, charcoal, grey.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#8E2A60", "#111820", "#7C8794")
 _LINES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1, 1, 1, 1, 1)), (0, (8, 2)))
 _MARKERS = ("o", "s", "^", "D", "v", "P")
@@ -31,7 +31,7 @@ _STYLE: Any = {
     "figure.dpi": 160,
     "savefig.bbox": None,
     "savefig.transparent": False,
-    # Shown 358 pixels wide on a phone, a figure of 6.4 inches turns 12 points into 9 pixels.
+    # Shown 350 pixels wide on a phone, a figure of 6 inches turns 12 points into 10 pixels.
     "font.size": 12,
     "font.family": "DejaVu Sans",  # comes with matplotlib: the same picture on every machine
     "axes.titlesize": 12.5,

@@ -1,14 +1,15 @@
 r"""Gradient coherence: how much do the gradients of different examples agree?
 
-For the per-example gradients g_1, ..., g_m at one point in parameter space, with
-S = g_1 + ... + g_m and Q = |g_1|^2 + ... + |g_m|^2,
+For the per-example gradients :math:`g_1, \dots, g_m` at one point in parameter space, with
+:math:`S = \sum_i g_i` and :math:`Q = \sum_i \lVert g_i\rVert^2`,
 
-* ``alpha`` = |S|^2 / (m Q) lies in [0, 1]: the loss decrease of one shared gradient step, divided
-  by what it would be if every example could take its own step;
-* ``m_coherence`` = m alpha = |S|^2 / Q lies in [0, m]: how many examples of the sample, itself
-  included, a step along the gradient of one of them helps on average;
-* ``alpha_corrected`` = (m_coherence - 1) / (m - 1) leaves out the help that an example gives to
-  itself; its numerator is unbiased, so it can be compared between samples of different sizes.
+* ``alpha``, :math:`\lVert S\rVert^2 / (m Q)`, lies in [0, 1]: the loss decrease of one shared
+  gradient step, divided by what it would be if every example could take its own step;
+* ``m_coherence``, :math:`\lVert S\rVert^2 / Q`, lies in [0, m]: how many examples of the sample,
+  itself included, a step along the gradient of one of them helps on average;
+* ``alpha_corrected``, :math:`(\lVert S\rVert^2 / Q - 1) / (m - 1)`, leaves out the help that an
+  example gives to itself; its numerator is unbiased, so that samples of different sizes can be
+  compared.
 
 Definitions: Chatterjee and Zielinski (2022) and Chatterjee and Zielinski (2020), where the second
 quantity is called m-coherence. Estimators and intervals are derived in the course.

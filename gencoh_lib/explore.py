@@ -22,7 +22,7 @@ __all__ = ["MOST_FRAMES", "Frame", "LiveSliders", "Sliders", "sliders"]
 for _class in (Frame, LiveSliders, Sliders):
     _class.__module__ = __name__  # their public name, in tracebacks and in the API reference
 
-#: The most frames of one block: with about 16 KB each, several blocks leave a page below 3 MB.
+#: Greatest number of frames in one block. With about 16 KB each, a page stays below 3 MB.
 MOST_FRAMES = 48
 
 
@@ -101,7 +101,7 @@ def sliders(
     _check_size(values)
     how = front_end.current()
     if how == "live":
-        return LiveSliders(drawing)
+        return LiveSliders(drawing.frame, values, drawing.start, title)
     grid = drawing.grid()
     frames = tuple(drawing.frame(point, picture=how == "static") for point in grid)
     return Sliders(values, frames, frames[grid.index(dict(drawing.start))], title)

@@ -97,7 +97,7 @@ def cnn(
     ----------
     image_shape : tuple of int
         Channels, height and width of the picture in each row of the input, as in
-        :attr:`gencoh_lib.data.Dataset.image_shape`.
+        ``image_shape`` of a :class:`~gencoh_lib.data.Dataset`.
     channels : sequence of int
         Number of channels of each stage.
     classes : int

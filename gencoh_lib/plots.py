@@ -25,12 +25,15 @@ from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from gencoh_lib import front_end
-from gencoh_lib._style import COLOURS, CourseAxes, series_styles, styled
+from gencoh_lib import _style, front_end
+from gencoh_lib._style import CourseAxes, series_styles, styled
 
 __all__ = [
     "COLOURS", "CourseFigure", "check_alt", "figure", "image_html", "png", "series_style", "spread",
 ]  # fmt: skip
+
+#: Colours of the series, in their order (blue, vermilion, green, wine, charcoal, grey).
+COLOURS = _style.COLOURS
 
 _PIXELS_PER_INCH = 100  # CSS pixels on the page; the PNG holds more, for dense screens
 
@@ -130,6 +133,10 @@ class CourseFigure(Figure):
         }
 
 
+# matplotlib gives every subclass a ``set`` of its own, whose text only its own pages can show.
+del CourseFigure.set
+
+
 @overload
 def figure(
     columns: Literal[1] = 1,
@@ -174,7 +181,7 @@ def figure(
     alt
         What is drawn and what it shows, for readers who cannot see it; 20 characters or more.
     width, height
-        Size in inches, an inch being 100 pixels on the page. By default 6.4 inches wide (7.2 with
+        Size in inches, an inch being 100 pixels on the page. By default 6 inches wide (7.2 with
         several columns), and as high as looks right.
     sharex, sharey
         Whether the panels share the limits of that axis.
@@ -205,8 +212,8 @@ def figure(
     for name, size in {"width": width, "height": height}.items():
         if size is not None and not size > 0:
             raise ValueError(f"{name} is {size!r}: give a positive size in inches.")
-    width = width or (6.4 if columns == 1 else 7.2)
-    height = height or rows * (3.8 if columns == 1 else 3.1)
+    width = width or (6 if columns == 1 else 7.2)
+    height = height or rows * (3.6 if columns == 1 else 3.1)
     with styled():
         fig = CourseFigure(figsize=(width, height), layout="constrained")
         fig.alt = alt

@@ -54,7 +54,8 @@ def test_figure_cannot_be_made_without_alt():
         plots.figure()
 
 
-def test_description_may_be_set_after_drawing_but_not_emptied():
+def test_description_may_be_set_after_drawing_but_not_emptied(monkeypatch):
+    monkeypatch.setenv("GENCOH_FRONT_END", "static")
     fig = line_chart()
     fig.describe("Line chart: the loss falls from 1 to 0.02 in 600 steps.")
     assert "0.02" in fig._repr_mimebundle_()["text/html"]
@@ -81,7 +82,7 @@ def test_bundle_has_html_for_pages_png_for_print_and_words_for_terminals(monkeyp
     assert set(bundle) == {"text/html", "image/png", "text/plain"}
     image = BeautifulSoup(bundle["text/html"], "html.parser").img
     assert image["src"] == "data:image/png;base64," + bundle["image/png"]
-    assert (image["width"], image["height"]) == ("640", "380")
+    assert (image["width"], image["height"]) == ("600", "360")
     assert bundle["text/plain"] == ALT
 
 
