@@ -34,8 +34,8 @@ lint types unit: env  ## one gate: style, types, library tests
 nbval pages browser: env  ## one gate on the built book: cells again, pages, Chromium
 	@$(RUN) tools.gates book $@
 
-linkcheck: env  ## ask every external link (needs the internet)
-	@$(RUN) tools.build_book --linkcheck
+linkcheck: book  ## ask every external link (needs the internet)
+	@$(RUN) tools.external_links
 
 clean:  ## remove what was built, but not .venv
 	rm -rf _build build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -9,6 +9,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from statistics import NormalDist
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -22,11 +23,19 @@ class Block:
 
     Attributes
     ----------
-    alpha, m_coherence : float
+    alpha : float
         As in :class:`Coherence`, of this block's coordinates alone.
+    m_coherence : float
+        Likewise.
     energy_share : float
-        The block's part of the sum of squared norms. Over all blocks the shares sum to 1, and the
-        share-weighted mean of ``alpha`` is the ``alpha`` of the whole.
+        The block's part of the sum of squared norms. Over all blocks the shares sum to 1, and over
+        those with a share the weighted mean of ``alpha`` is the ``alpha`` of the whole.
+
+    Examples
+    --------
+    >>> measured = from_gradients(torch.eye(2))
+    >>> measured.by_layer["gradients"].energy_share
+    1.0
     """
 
     alpha: float
@@ -47,24 +56,37 @@ class Coherence:
     alpha_corrected : float
         The U-statistic (m_coherence - 1)/(m - 1); may be negative. NaN for one example.
     interval : tuple of float
-        Delete-one jackknife interval of ``alpha_corrected`` at level ``confidence``; NaN for
-        fewer than three examples or where it was not measured.
+        Delete-one jackknife interval of ``alpha_corrected``, of nominal level ``confidence``; NaN
+        for fewer than three examples or where it was not measured. It is an approximation, too
+        short where a few examples hold most of the energy, and may reach beyond 1.
     standard_error : float
         Jackknife standard error of ``alpha_corrected``.
     confidence : float
         Nominal coverage of ``interval``.
     examples : int
-        m.
+        Their number m.
     squared_norms : Tensor
         [m] squared norms of the per-example gradients, float64.
     mean_gradient_squared_norm : float
         Squared norm of the mean gradient, ``alpha`` times the mean of ``squared_norms``.
-    by_parameter, by_layer : mapping of str to Block
-        The same by parameter, and by the module that owns the parameters.
+    by_parameter : mapping of str to Block
+        The same by parameter.
+    by_layer : mapping of str to Block
+        The same by the module that owns the parameters.
     frozen : tuple of str
         Parameters that were left out because they do not require a gradient.
+    unused : tuple of str
+        Parameters that no loss depends on; their gradients are zero.
     reason : str or None
         Why something is NaN.
+
+    Examples
+    --------
+    >>> from_gradients(torch.tensor([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]]))
+    coherence of 3 per-example gradients
+      m-coherence           1.667   of at most 3
+      alpha                0.5556
+      alpha, corrected     0.3333   95% jackknife interval [-0.9733, 1.64]
     """
 
     alpha: float
@@ -79,6 +101,7 @@ class Coherence:
     by_parameter: Mapping[str, Block]
     by_layer: Mapping[str, Block]
     frozen: tuple[str, ...] = ()
+    unused: tuple[str, ...] = ()
     reason: str | None = None
 
     @property
@@ -88,7 +111,7 @@ class Coherence:
 
     @property
     def noise_scale(self) -> float:
-        """(1 - alpha)/alpha: total variance of the gradients over the squared mean."""
+        """Total variance of the gradients over the squared mean, (1 - alpha)/alpha."""
         return (1 - self.alpha) / self.alpha if self.alpha else math.inf
 
     def __repr__(self) -> str:
@@ -98,7 +121,7 @@ class Coherence:
             f"  m-coherence      {self.m_coherence:10.4g}   of at most {self.examples}",
             f"  alpha            {self.alpha:10.4g}",
             f"  alpha, corrected {self.alpha_corrected:10.4g}   "
-            f"{self.confidence:.0%} jackknife interval [{low:.4g}, {high:.4g}]",
+            f"{100 * self.confidence:g}% jackknife interval [{low:.4g}, {high:.4g}]",
         ]
         if len(self.by_layer) > 1:
             lines.append(f"  {'layer':<16s} {'m-coherence':>11s} {'alpha':>9s} {'energy':>7s}")
@@ -107,6 +130,7 @@ class Coherence:
                 for name, b in self.by_layer.items()
             ]
         lines += [f"  frozen, not measured: {', '.join(self.frozen)}"] if self.frozen else []
+        lines += [f"  no loss depends on: {', '.join(self.unused)}"] if self.unused else []
         lines += [f"  note: {self.reason}"] if self.reason else []
         return "\n".join(lines)
 
@@ -119,7 +143,7 @@ def from_gradients(gradients: Tensor, *, confidence: float = 0.95) -> Coherence:
     gradients : Tensor
         [m, p] one gradient a row.
     confidence : float
-        Coverage of the jackknife interval.
+        Nominal coverage of the jackknife interval.
 
     Returns
     -------
@@ -216,24 +240,31 @@ def summarise(
     squares: Mapping[str, Tensor],
     inner: Tensor | None,
     confidence: float,
+    *,
+    layers: Mapping[str, str] | None = None,
     frozen: tuple[str, ...] = (),
+    unused: tuple[str, ...] = (),
 ) -> Coherence:
-    """Everything that follows from the summed gradients, the [m] squared norms and g_i . S."""
+    """Everything that follows from the summed gradients, the [m] squared norms and g_i . S.
+
+    ``layers`` names the layer of each parameter; by default every one is a layer of its own.
+    """
     check_confidence(confidence)
     per_row = torch.stack(list(squares.values())).sum(0)
     examples = len(per_row)
     agreement = {name: float(total.square().sum()) for name, total in sums.items()}
     energy = {name: float(rows.sum()) for name, rows in squares.items()}
-    whole = _block(sum(agreement.values()), sum(energy.values()), examples, sum(energy.values()))
-    layers: dict[str, list[str]] = {}
-    for name in sums:
-        layers.setdefault(name.rpartition(".")[0] or name, []).append(name)
+    total_agreement, total_energy = sum(agreement.values()), sum(energy.values())
 
     def block(names: list[str]) -> Block:
         parts = sum(agreement[n] for n in names), sum(energy[n] for n in names)
-        return _block(*parts, examples, sum(energy.values()))
+        return _block(*parts, examples, total_energy)
 
-    error, reason = _jackknife(sum(agreement.values()), per_row, inner)
+    members: dict[str, list[str]] = {}
+    for name in sums:
+        members.setdefault(layers[name] if layers else name, []).append(name)
+    whole = block(list(sums))
+    error, reason = _jackknife(total_agreement, per_row, inner)
     corrected = (whole.m_coherence - 1) / (examples - 1) if examples > 1 else math.nan
     reach = NormalDist().inv_cdf((1 + confidence) / 2) * error
     return Coherence(
@@ -245,10 +276,11 @@ def summarise(
         confidence=confidence,
         examples=examples,
         squared_norms=per_row,
-        mean_gradient_squared_norm=sum(agreement.values()) / examples**2,
-        by_parameter={name: block([name]) for name in sums},
-        by_layer={layer: block(names) for layer, names in layers.items()},
+        mean_gradient_squared_norm=total_agreement / examples**2,
+        by_parameter=MappingProxyType({name: block([name]) for name in sums}),
+        by_layer=MappingProxyType({layer: block(names) for layer, names in members.items()}),
         frozen=frozen,
+        unused=unused,
         reason=reason,
     )
 
@@ -272,6 +304,10 @@ def _jackknife(
     examples, energy = len(squared_norms), float(squared_norms.sum())
     if not energy:
         return math.nan, _VANISHED
+    if not math.isfinite(energy + agreement):
+        return math.nan, "the squared gradients overflow: scale the losses down"
+    if examples == 1:
+        return math.nan, "one example has no others to agree with"
     if examples < 3:
         return math.nan, "an interval needs at least three examples"
     if inner is None:
@@ -288,10 +324,10 @@ def _jackknife(
 def _check_alpha(alpha: float, batch_size: int) -> None:
     if not 0 <= alpha <= 1:
         raise ValueError(f"alpha must lie in [0, 1], got {alpha}; is it m-coherence? Divide by m")
-    if batch_size != int(batch_size) or batch_size < 1:
-        raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size}")
+    if not isinstance(batch_size, int) or batch_size < 1:
+        raise ValueError(f"batch_size must be a whole number >= 1, got {batch_size!r}")
 
 
 def check_confidence(confidence: float) -> None:
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence}")
+    if not isinstance(confidence, int | float) or not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie strictly between 0 and 1, got {confidence!r}")

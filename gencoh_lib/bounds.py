@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 
@@ -76,7 +77,8 @@ def coherence_stability(
     Parameters
     ----------
     alphas : sequence of float
-        [T] coherence :math:`\alpha(w_{t-1})` of the per-example gradients before step t = 1..T.
+        [T] coherence :math:`\alpha(w_{t-1})` of the distribution of per-example gradients before
+        step t = 1..T; on a sample, ``alpha_corrected`` estimates it.
     learning_rates : float or sequence of float
         Step size :math:`\eta_t`, one for all steps or [T].
     lipschitz : float
@@ -96,7 +98,8 @@ def coherence_stability(
     Raises
     ------
     ValueError
-        If a coherence lies outside [0, 1], a constant is negative, or the lengths differ.
+        If a coherence lies outside [0, 1], a constant is negative or not finite, or the lengths
+        differ.
 
     Notes
     -----
@@ -116,6 +119,8 @@ def coherence_stability(
     alpha = np.asarray(alphas, dtype=float)
     if alpha.ndim != 1 or not len(alpha):
         raise ValueError(f"alphas must be a sequence of T >= 1 values, got shape {alpha.shape}")
+    if np.isnan(alpha).any():
+        raise ValueError("alphas hold NaN: where all gradients vanish there is no coherence")
     if not ((alpha >= 0) & (alpha <= 1)).all():
         raise ValueError(
             "alphas must lie in [0, 1]; is this m-coherence? Then divide by m. "
@@ -124,26 +129,29 @@ def coherence_stability(
     rates = np.asarray(learning_rates, dtype=float)
     if rates.ndim and rates.shape != alpha.shape:
         raise ValueError(f"{len(alpha)} alphas but learning_rates of shape {rates.shape}")
-    eta = np.broadcast_to(rates, alpha.shape)
+    if not (np.isfinite(rates) & (rates >= 0)).all():
+        raise ValueError("learning_rates must be finite and not negative")
     for name, constant in (("lipschitz", lipschitz), ("smoothness", smoothness)):
         if not (math.isfinite(constant) and constant >= 0):
             raise ValueError(f"{name} must be a finite number >= 0, got {constant}")
-    if not (eta >= 0).all():
-        raise ValueError("learning_rates must not be negative")
-    if examples < 1:
-        raise ValueError(f"examples must be at least 1, got {examples}")
-    growth = np.concatenate([np.cumprod((1 + eta * smoothness)[:0:-1])[::-1], [1.0]])
-    terms = {
-        "sensitivity": lipschitz**2 / examples,
-        "amplified_disagreement": float((growth * eta * np.sqrt(2 * (1 - alpha))).sum()),
-    }
+    if not isinstance(examples, int) or examples < 1:
+        raise ValueError(f"examples must be a whole number >= 1, got {examples!r}")
+    if not trivial > 0:
+        raise ValueError(f"trivial must be a positive number, got {trivial}")
+    distance = 0.0  # of the twin runs, in units of L/m: the unrolled sum, step by step
+    for eta, a in zip(np.broadcast_to(rates, alpha.shape), alpha, strict=True):
+        distance = distance * (1 + float(eta) * smoothness) + float(eta) * math.sqrt(2 * (1 - a))
+    terms = {"sensitivity": lipschitz**2 / examples, "amplified_disagreement": distance}
     return Bound(
         value=terms["sensitivity"] * terms["amplified_disagreement"],
-        terms=terms,
+        terms=MappingProxyType(terms),
         formula="sensitivity * amplified_disagreement",
         assumptions=(
             f"every per-example gradient is at most {lipschitz:g} long",
             f"every per-example gradient is {smoothness:g}-Lipschitz in the parameters",
+            "plain (stochastic) gradient descent from a fixed start, batches blind to the data",
+            "alphas are those of the distribution, averaged over runs; the plug-in value of a "
+            "sample is larger by about (1 - alpha)/m",
             "the gap is the expected, signed one",
             "the replaced example and its replacement are exchangeable given the parameters "
             "(exact for a first pass over the data)",

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from gencoh_lib import per_example
+from gencoh_lib import _graph, per_example
 from gencoh_lib._coherence import (
     Block,
     Coherence,
@@ -33,6 +33,7 @@ from gencoh_lib._coherence import (
     of_minibatches,
     summarise,
 )
+from gencoh_lib._evaluation import checked, set_modes
 from gencoh_lib.data import Dataset
 from gencoh_lib.training import cross_entropy
 
@@ -63,7 +64,7 @@ def measure(losses: Tensor, model: nn.Module, *, confidence: float = 0.95) -> Co
     model : Module
         The model behind the losses; its parameters that require a gradient are measured.
     confidence : float
-        Coverage of the jackknife interval, strictly between 0 and 1.
+        Nominal coverage of the jackknife interval, strictly between 0 and 1.
 
     Returns
     -------
@@ -73,13 +74,14 @@ def measure(losses: Tensor, model: nn.Module, *, confidence: float = 0.95) -> Co
     ------
     TypeError, ValueError
         If the model has no parameters or only frozen ones; if ``losses`` is not a finite vector
-        with a graph that reaches the model; if batch norm normalised by the batch.
+        with a graph that reaches the model; if batch norm normalised by the batch, reentrant
+        checkpointing hides parameters, or a gradient is not finite.
 
     Notes
     -----
     .. math:: \alpha = \frac{\lVert \sum_i g_i \rVert^2}{m \sum_i \lVert g_i \rVert^2}
 
-    Chatterjee and Zielinski (2022). The model's ``.grad``, mode and hooks stay as they are.
+    Chatterjee and Zielinski (2022). The model's ``.grad``, modes and buffers stay as they are.
 
     Examples
     --------
@@ -95,7 +97,7 @@ def measure(losses: Tensor, model: nn.Module, *, confidence: float = 0.95) -> Co
 
 
 class Accumulator:
-    """Coherence over a stream of batches, in the memory of one gradient.
+    """Coherence over a stream of batches, in the memory of a few gradients.
 
     Feed the losses of each batch to :meth:`update` and ask for :meth:`result`. For the jackknife
     interval, which needs the sum of *all* gradients first, go through the same batches once more
@@ -106,7 +108,12 @@ class Accumulator:
     model : Module
         Its parameters must stay as they are until the last batch.
     confidence : float
-        Coverage of the jackknife interval.
+        Nominal coverage of the jackknife interval.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If ``model`` is no module, or has no parameters or only frozen ones.
 
     Examples
     --------
@@ -120,6 +127,11 @@ class Accumulator:
 
     def __init__(self, model: nn.Module, *, confidence: float = 0.95) -> None:
         check_confidence(confidence)
+        if not isinstance(model, nn.Module):
+            raise TypeError(
+                f"model must be a torch.nn.Module, got {type(model).__name__}; the order is "
+                "measure(losses, model)"
+            )
         named = dict(model.named_parameters())
         if not named:
             raise ValueError(f"the model ({type(model).__name__}) has no parameters to measure")
@@ -132,61 +144,80 @@ class Accumulator:
         self._frozen = tuple(name for name in named if name not in self._parameters)
         self._modules = list(model.named_modules())
         self._confidence = confidence
-        self._versions = self._current_versions()
+        # a copy, since in-place counters do not see fused optimizers or .data
+        self._point = {name: p.detach().clone() for name, p in self._parameters.items()}
+        self._reached: set[str] = set()
+        self._losses: list[Tensor] = []
         self._sums: dict[str, Tensor] = {}
         self._squares: dict[str, list[Tensor]] = {name: [] for name in self._parameters}
         self._inner: list[Tensor] = []
 
     def update(self, losses: Tensor) -> None:
         """Add one batch's [b] losses; raises as :func:`measure`, and then adds nothing."""
-        self._check_unchanged()
         if self._inner:
             raise ValueError("update() after revisit(): all batches must be added first")
         self._check(losses)
-        squares = per_example.squared_norms(losses, self._parameters)
-        for name, gradient in per_example.summed_gradient(losses, self._parameters).items():
-            wide = gradient.to(squares[name].dtype)
-            self._sums[name] = self._sums[name] + wide if name in self._sums else wide
+        squares, sums = per_example.moments(losses, self._parameters)
+        for name, total in sums.items():
+            self._sums[name] = self._sums.get(name, 0) + total
             self._squares[name].append(squares[name])
+        self._reached |= _graph.reached(losses, self._parameters)
+        self._losses.append(losses.detach().clone())
 
     def revisit(self, losses: Tensor) -> None:
         """Go through the batches again, in the same order, for the jackknife interval."""
-        self._check_unchanged()
-        sizes = [len(chunk) for chunk in next(iter(self._squares.values()))]
-        visit = len(self._inner)
+        if not self._losses:
+            raise ValueError("revisit() before update(): add all batches first")
         self._check(losses)
-        if visit >= len(sizes) or len(losses) != sizes[visit]:
-            expected = f"{sizes[visit]} examples" if visit < len(sizes) else "no further batch"
-            raise ValueError(
-                f"revisit() number {visit + 1} got {len(losses)} examples, expected {expected}: "
-                "the second sweep must go through the batches of the first, in the same order"
-            )
-        inner = per_example.directional_derivatives(losses, self._parameters, self._sums)
-        self._inner.append(inner.detach().to(next(iter(self._sums.values())).dtype))
+        self._check_same(losses)
+        length = torch.stack([total.square().sum() for total in self._sums.values()]).sum().sqrt()
+        direction = {name: total / length for name, total in self._sums.items()}
+        if not bool(length > 0):
+            self._inner.append(torch.zeros_like(losses.detach(), dtype=length.dtype))
+            return
+        inner = per_example.directional_derivatives(losses, self._parameters, direction)
+        self._inner.append(inner.detach().to(length.dtype) * length)
 
     def result(self) -> Coherence:
-        """The coherence of everything added so far."""
+        """Return the coherence of everything added so far."""
         if not self._sums:
             raise ValueError("no batch has been added yet: call update(losses) first")
-        squares = {name: torch.cat(chunks) for name, chunks in self._squares.items()}
-        inner = torch.cat(self._inner) if self._inner else None
-        if inner is not None and len(inner) != len(next(iter(squares.values()))):
+        if self._inner and len(self._inner) < len(self._losses):
             raise ValueError("the second sweep is not complete: revisit() the remaining batches")
-        return summarise(self._sums, squares, inner, self._confidence, self._frozen)
+        return summarise(
+            self._sums,
+            {name: torch.cat(chunks) for name, chunks in self._squares.items()},
+            torch.cat(self._inner) if self._inner else None,
+            self._confidence,
+            layers={name: _layer(name) for name in self._parameters},
+            frozen=self._frozen,
+            unused=tuple(name for name in self._parameters if name not in self._reached),
+        )
 
     def _check(self, losses: Tensor) -> None:
-        per_example.check_losses(losses)
-        per_example.refuse_batch_statistics(losses, self._parameters, self._modules)
-
-    def _current_versions(self) -> list[int]:
-        return [parameter._version for parameter in self._parameters.values()]
-
-    def _check_unchanged(self) -> None:
-        if self._current_versions() != self._versions:
+        if not all(torch.equal(p.detach(), self._point[n]) for n, p in self._parameters.items()):
             raise ValueError(
                 "the model's parameters changed between batches: coherence is a function of one "
                 "point in parameter space. Start a new Accumulator after each optimiser step"
             )
+        _graph.check_losses(losses)
+        _graph.refuse_what_hides(losses, self._parameters, self._modules)
+
+    def _check_same(self, losses: Tensor) -> None:
+        visit = len(self._inner)
+        if visit >= len(self._losses) or len(losses) != len(self._losses[visit]):
+            left = (
+                f"{len(self._losses[visit])} examples" if visit < len(self._losses) else "no more"
+            )
+            problem = f"got {len(losses)} examples, expected {left}"
+        elif not torch.allclose(losses.detach(), self._losses[visit], rtol=1e-3, atol=1e-5):
+            problem = "got other losses than the first sweep"
+        else:
+            return
+        raise ValueError(
+            f"revisit() number {visit + 1} {problem}: the second sweep must go through the batches "
+            "of the first, in the same order and without dropout"
+        )
 
 
 @dataclass(frozen=True)
@@ -203,28 +234,51 @@ class Probe:
         Examples measured at a time; the result does not depend on it, the time does.
     interval : bool
         Whether to make the second sweep that the jackknife interval needs.
+    confidence : float
+        Nominal coverage of that interval.
+
+    Examples
+    --------
+    >>> from gencoh_lib import data, models
+    >>> from gencoh_lib.training import half_squared_error
+    >>> probe = Probe(data.coherence_toy(1.0).train, half_squared_error)
+    >>> round(probe(models.mlp([6, 1], bias=False, initialisation="zeros", seed=0)).m_coherence, 6)
+    2.5
     """
 
     dataset: Dataset
     loss: Callable[[Tensor, Tensor], Tensor] = field(default=cross_entropy, repr=False)
     batch_size: int = 32
     interval: bool = False
+    confidence: float = 0.95
 
     def __call__(self, model: nn.Module) -> Coherence:
-        """Measure ``model``, which should be in eval mode."""
-        accumulator = Accumulator(model)
-        for losses in self._losses(model):
-            accumulator.update(losses)
-        for losses in self._losses(model) if self.interval else ():
-            accumulator.revisit(losses)
+        """Measure ``model`` in eval mode; it comes back in the modes in which it was."""
+        accumulator = Accumulator(model, confidence=self.confidence)
+        modes = [(module, module.training) for module in model.modules()]
+        try:
+            model.eval()
+            for losses in self._losses(model):
+                accumulator.update(losses)
+            for losses in self._losses(model) if self.interval else ():
+                accumulator.revisit(losses)
+        finally:
+            set_modes(modes)
         return accumulator.result()
 
     def _losses(self, model: nn.Module) -> Iterator[Tensor]:
-        batches = zip(
-            self.dataset.x.split(self.batch_size),
-            self.dataset.y.split(self.batch_size),
-            strict=True,
-        )
+        device = next(model.parameters()).device
+        size = self.batch_size
         with torch.enable_grad():
-            for x, y in batches:
-                yield self.loss(model(x), y)
+            for x, y in zip(self.dataset.x.split(size), self.dataset.y.split(size), strict=True):
+                targets = y.to(device)
+                yield checked(self.loss(model(x.to(device)), targets), len(targets))
+
+
+def _layer(name: str) -> str:
+    """Name of the layer that owns a parameter; a parametrized weight belongs to its layer."""
+    return (
+        name.partition(".parametrizations.")[0]
+        if ".parametrizations." in name
+        else (name.rpartition(".")[0] or "model")
+    )

@@ -14,12 +14,20 @@ see :class:`gencoh_lib.coherence.Accumulator`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
+from torch import Tensor
+
+from gencoh_lib._graph import (
+    FREED,
+    check_direction,
+    check_losses,
+    check_parameters,
+    refuse_not_finite,
+    refuse_what_hides,
+    widest,
+)
 
 __all__ = ["directional_derivatives", "squared_norms"]
 
@@ -53,12 +61,17 @@ def squared_norms(
     ------
     TypeError, ValueError
         If ``losses`` is not a finite, one-dimensional vector with a graph; if no parameter is
-        given, one is frozen, or the graph reaches none of them; if a batch-norm layer normalises
-        by the batch, so that no example has a gradient of its own.
+        given, one is frozen, complex or given twice, or the graph reaches none of them; if a
+        batch-norm layer normalised by the batch, so that no example has a gradient of its own;
+        if parameters are hidden by reentrant checkpointing; if a gradient is not finite.
 
     Notes
     -----
-    ``.grad`` of the parameters is neither read nor written.
+    What is returned is the derivative of ``losses[i]``, exactly. Where a model mixes examples by
+    hand, ``z - z.mean(0)``, that derivative depends on the rest of the batch; of all the ways to
+    mix examples only batch norm is recognised, and inside ``torch.compile`` not even that.
+    ``.grad`` of the parameters is neither read nor written; hooks on tensors fire as in any
+    backward pass.
 
     Examples
     --------
@@ -67,15 +80,7 @@ def squared_norms(
     >>> squared_norms(x @ w, {"w": w})["w"].tolist()
     [25.0, 4.0]
     """
-    check_losses(losses)
-    parameters = check_parameters(named_parameters)
-    refuse_batch_statistics(losses, named_parameters)
-    chunks: list[list[Tensor]] = [[] for _ in parameters]
-    for gradients in _gradients(losses, parameters, byte_budget):
-        for chunk, gradient in zip(chunks, gradients, strict=True):
-            flat = gradient.flatten(1)
-            chunk.append(torch.linalg.vector_norm(flat, dim=1, dtype=_wide(flat)).square())
-    return {name: torch.cat(c) for name, c in zip(named_parameters, chunks, strict=True)}
+    return moments(losses, named_parameters, byte_budget=byte_budget)[0]
 
 
 def directional_derivatives(
@@ -102,14 +107,15 @@ def directional_derivatives(
     Raises
     ------
     TypeError, ValueError
-        As :func:`squared_norms`; also if a direction is missing or has another shape.
+        As :func:`squared_norms`; also if a direction is missing, not finite or of another shape.
 
     Notes
     -----
     The backward pass is linear in its seed u, :math:`u \mapsto J^\top u`; differentiating
     :math:`\langle J^\top u, v\rangle` by u gives :math:`J v` at the price of about three backward
-    passes, whatever m. The value at u = 1 must equal the sum of the answers. Where it does not,
-    or where an operation cannot be differentiated twice, each gradient is formed instead.
+    passes, whatever m. At a random u the product with the answers must give the value back. Where
+    it does not, where an operation cannot be differentiated twice, or in half precision, each
+    gradient is formed instead.
 
     Examples
     --------
@@ -120,8 +126,8 @@ def directional_derivatives(
     """
     check_losses(losses)
     parameters = check_parameters(named_parameters)
-    refuse_batch_statistics(losses, named_parameters)
-    along = _check_direction(named_parameters, direction)
+    refuse_what_hides(losses, named_parameters)
+    along = check_direction(named_parameters, direction)
     fast = _jacobian_vector_product(losses, parameters, along)
     if fast is not None:
         return fast
@@ -132,127 +138,60 @@ def directional_derivatives(
     return torch.cat([part.sum(0) for part in parts])
 
 
-def summed_gradient(losses: Tensor, named_parameters: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Gradient of ``losses.sum()``, parameter by parameter, zeros where a parameter is unused."""
+def moments(
+    losses: Tensor, named_parameters: Mapping[str, Tensor], *, byte_budget: int = BYTE_BUDGET
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Squared norms [m] of the gradients and their sum, by name, from the same sweep."""
+    check_losses(losses)
     parameters = check_parameters(named_parameters)
-    gradients = _grad(losses, parameters, torch.ones_like(losses))
-    return dict(zip(named_parameters, gradients, strict=True))
-
-
-def check_losses(losses: Tensor) -> None:
-    """Refuse anything but a finite [m] vector of losses with a graph behind it."""
-    remedy = 'ask for one loss an example, e.g. F.cross_entropy(model(x), y, reduction="none")'
-    if not isinstance(losses, Tensor):
-        raise TypeError(f"losses must be a torch.Tensor, got {type(losses).__name__}; {remedy}")
-    if losses.dim() != 1 or not len(losses):
-        shape = tuple(losses.shape)
-        raise ValueError(f"losses must be a vector [m] with m >= 1, got shape {shape}; {remedy}")
-    if not losses.dtype.is_floating_point:
-        raise TypeError(f"losses must be floating point, got {losses.dtype}; {remedy}")
-    if losses.grad_fn is None:
-        raise ValueError(
-            "losses have no graph: they do not require a gradient. Compute them from the model "
-            "outside torch.no_grad() and inference_mode(), and do not detach() them"
-        )
-    finite = torch.isfinite(losses.detach())
-    if not bool(finite.all()):
-        bad = (~finite).nonzero().flatten().tolist()
-        raise ValueError(
-            f"losses hold NaN or infinity at {len(bad)} of {len(losses)} examples (the first at "
-            f"index {bad[0]}): look at these inputs, or at a learning rate that is too large"
-        )
-
-
-def check_parameters(named_parameters: Mapping[str, Tensor]) -> list[Tensor]:
-    """The parameters as a list, each of them one that a gradient can be taken by."""
-    if not isinstance(named_parameters, Mapping):
-        kind = type(named_parameters).__name__
-        raise TypeError(
-            "named_parameters must map names to parameters, e.g. dict(model.named_parameters()); "
-            f"got {kind}"
-        )
-    if not named_parameters:
-        raise ValueError("named_parameters is empty: there is nothing to differentiate by")
-    for name, parameter in named_parameters.items():
-        if not isinstance(parameter, Tensor):
-            raise TypeError(f"parameter {name!r} is a {type(parameter).__name__}, not a Tensor")
-        if not parameter.requires_grad:
-            raise ValueError(
-                f"parameter {name!r} is frozen (requires_grad is False): leave it out, or call "
-                "requires_grad_(True) before the losses are computed"
-            )
-    return list(named_parameters.values())
-
-
-def refuse_batch_statistics(
-    losses: Tensor,
-    named_parameters: Mapping[str, Tensor],
-    named_modules: Iterable[tuple[str, nn.Module]] = (),
-) -> None:
-    """Refuse a graph in which batch norm used the statistics of the batch.
-
-    There the loss of one example depends on all the others, so "its" gradient is not defined by
-    that example alone. The graph tells the truth, whatever mode the model is in by now.
-    """
-    names = {id(parameter): name for name, parameter in named_parameters.items()}
-    for node in _nodes(losses):
-        if "BatchNorm" not in node.name() or not getattr(node, "_saved_training", True):
-            continue
-        # InstanceNorm is computed as batch norm over one "example" that holds the whole batch
-        if (seen := getattr(node, "_saved_input", None)) is not None and len(seen) == 1:
-            continue
-        inputs = (getattr(child, "variable", None) for child, _ in node.next_functions)
-        layer = {names[id(p)].rpartition(".")[0] for p in inputs if id(p) in names} or {
-            name
-            for name, module in named_modules
-            if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
-        }
-        where = ", ".join(repr(name) for name in sorted(layer)) or "without trainable parameters"
-        raise ValueError(
-            f"batch-norm layer {where} normalised by the statistics of the batch, so the gradient "
-            "of one example is not defined by that example alone. Call model.eval() before "
-            "computing the losses (running statistics must be tracked), or use GroupNorm"
-        )
-
-
-def _check_direction(
-    named_parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
-) -> list[Tensor]:
-    along = []
-    for name, parameter in named_parameters.items():
-        if name not in direction:
-            raise ValueError(f"direction has no entry for parameter {name!r}")
-        if direction[name].shape != parameter.shape:
-            got, want = tuple(direction[name].shape), tuple(parameter.shape)
-            raise ValueError(f"direction[{name!r}] has shape {got}, its parameter {want}")
-        along.append(direction[name].detach().to(parameter))
-    return along
+    refuse_what_hides(losses, named_parameters)
+    wide = torch.float32 if losses.device.type == "mps" else torch.float64
+    norms: dict[str, list[Tensor]] = {name: [] for name in named_parameters}
+    sums = {name: p.new_zeros(p.shape, dtype=wide) for name, p in named_parameters.items()}
+    for gradients in _gradients(losses, parameters, byte_budget):
+        for name, gradient in zip(named_parameters, gradients, strict=True):
+            norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=wide)
+            norms[name].append(norm.square())
+            sums[name] += gradient.sum(0, dtype=wide)
+    squares = {name: torch.cat(chunks) for name, chunks in norms.items()}
+    for name, values in squares.items():
+        refuse_not_finite(values, f"the gradients by {name!r}")
+    return squares, {name: total.detach() for name, total in sums.items()}
 
 
 def _jacobian_vector_product(
     losses: Tensor, parameters: list[Tensor], along: list[Tensor]
 ) -> Tensor | None:
     """J v by differentiating the backward pass by its seed; None where that cannot be trusted."""
+    if torch.finfo(losses.dtype).bits < 32:
+        return None
+    generator = torch.Generator().manual_seed(0)
     with torch.enable_grad():
-        seed = torch.ones_like(losses, requires_grad=True)
+        seed = torch.rand(len(losses), generator=generator).to(losses.detach()).add_(0.5)
+        seed.requires_grad_()
         try:
             gradients = _grad(losses, parameters, seed, create_graph=True)
-            total = torch.stack(
-                [(g * v).sum() for g, v in zip(gradients, along, strict=True)]
-            ).sum()
+            parts = [(g * v).sum() for g, v in zip(gradients, along, strict=True)]
+            total = torch.stack(parts).sum()
             (answer,) = torch.autograd.grad(total, seed)
         except RuntimeError:  # some operation has no second derivative
             return None
     # a hand-written backward may cut the graph without a word; linearity in the seed tells
-    slack = 1e3 * torch.finfo(losses.dtype).eps * float(answer.abs().sum())
-    return answer if abs(float(answer.sum() - total.detach())) <= slack else None
+    given_back = answer * seed.detach()
+    slack = 1e3 * torch.finfo(losses.dtype).eps * float(given_back.abs().sum())
+    return answer if abs(float(given_back.sum() - total.detach())) <= slack else None
 
 
 def _gradients(
     losses: Tensor, parameters: list[Tensor], byte_budget: int
 ) -> Iterator[tuple[Tensor, ...]]:
-    """Gradients of consecutive examples, each [c, *parameter shape], c as the budget allows."""
-    examples, step = len(losses), max(1, int(byte_budget) // _bytes_per_seed(losses, parameters))
+    """Gradients of consecutive examples, each [c, *parameter shape], c as the budget allows.
+
+    Every seed runs through the whole batch, so beside the parameters' gradients it holds a few
+    gradients of the widest activation.
+    """
+    held = sum(parameter.numel() for parameter in parameters) + 3 * widest(losses)
+    examples, step = len(losses), max(1, int(byte_budget) // (held * losses.element_size()))
     for start in range(0, examples, step):
         seeds = torch.zeros(min(step, examples - start), examples).to(losses.detach())
         seeds[:, start:].fill_diagonal_(1)
@@ -266,18 +205,20 @@ def _gradients(
 def _grad(
     losses: Tensor, parameters: list[Tensor], seed: Tensor, **options: bool
 ) -> tuple[Tensor, ...]:
-    """torch.autograd.grad that keeps the graph, fills zeros, and explains its two usual errors."""
+    """torch.autograd.grad that keeps the graph, fills zeros, and explains its usual errors."""
     try:
         gradients = torch.autograd.grad(
             losses, parameters, seed, retain_graph=True, allow_unused=True, **options
         )
     except RuntimeError as error:
-        if "second time" not in str(error):
-            raise
-        raise ValueError(
-            "the graph behind losses has been freed: measure before losses.mean().backward(), "
-            "or call backward(retain_graph=True)"
-        ) from error
+        if "second time" in str(error):
+            raise ValueError(FREED) from error
+        if "inplace operation" in str(error):
+            raise ValueError(
+                "parameters or inputs were changed in place after losses were computed, e.g. by "
+                "optimizer.step(): compute the losses anew"
+            ) from error
+        raise
     if all(gradient is None for gradient in gradients):
         raise ValueError(
             "losses depend on none of the given parameters: they belong to another graph, e.g. to "
@@ -285,37 +226,6 @@ def _grad(
         )
     rows = seed.shape[:1] if options.get("is_grads_batched") else ()
     return tuple(
-        parameter.new_zeros(*rows, *parameter.shape) if gradient is None else gradient
+        parameter.new_zeros(*rows, *parameter.shape) if gradient is None else gradient.to_dense()
         for gradient, parameter in zip(gradients, parameters, strict=True)
     )
-
-
-def _bytes_per_seed(losses: Tensor, parameters: list[Tensor]) -> int:
-    """What one seed holds at its peak: all parameter gradients and a few activation gradients.
-
-    Every seed runs through the whole batch, so the widest activation counts with all m rows.
-    """
-    widest = 0
-    for node in _nodes(losses):
-        for meta in getattr(node, "_input_metadata", ()):
-            widest = max(widest, torch.Size(meta.shape).numel())
-    held = sum(parameter.numel() for parameter in parameters) + 3 * widest
-    return held * losses.element_size()
-
-
-def _nodes(losses: Tensor) -> Iterator[Any]:
-    """Every node of the autograd graph behind ``losses``, once."""
-    stack: list[Any] = [losses.grad_fn]
-    seen = set(stack)
-    while stack:
-        node = stack.pop()
-        yield node
-        for child, _ in node.next_functions:
-            if child is not None and child not in seen:
-                seen.add(child)
-                stack.append(child)
-
-
-def _wide(like: Tensor) -> torch.dtype:
-    """The dtype that squares are summed in: float64, where the device has it."""
-    return torch.float32 if like.device.type == "mps" else torch.float64

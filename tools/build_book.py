@@ -14,7 +14,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 
 from tools import book
@@ -66,31 +66,29 @@ def build(root: Path) -> int:
     prepare(root)
     stamp = root / "_build" / "site.key"
     stamp.unlink(missing_ok=True)
-    status = _jupyter_book(root, "--builder", "html")
+    status = _jupyter_book(root)
     if status == 0:
         stamp.write_text(site_key(root))
     return status
 
 
-def _jupyter_book(root: Path, *builder: str) -> int:
+def _jupyter_book(root: Path) -> int:
     program = Path(sys.executable).with_name("jupyter-book")
     return subprocess.run(
-        [program, "build", "-W", "-n", "--keep-going", *builder, str(root)],
+        [program, "build", "-W", "-n", "--keep-going", str(root)],
         env={**os.environ, **book.EXECUTION_ENVIRONMENT},
     ).returncode
 
 
-def main(arguments: Sequence[str] = ()) -> int:
-    """Build the book here and say where it is; with ``--linkcheck``, ask its external links too."""
+def main() -> int:
+    """Build the book here and say where it is."""
     status = build(book.ROOT)
     if status:
         print("error: the book was not built cleanly; the reason stands above.", file=sys.stderr)
         return status
     print(f"The book is in {book.HTML / 'index.html'}\nRead it in a browser with: make serve")
-    if "--linkcheck" in arguments:
-        return _jupyter_book(book.ROOT, "--builder", "custom", "--custom-builder", "linkcheck")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    sys.exit(main())

@@ -3,13 +3,12 @@
 * A claim (see :mod:`tools.claims`) gets one visible line: its kind in words and links to its tests.
 * ``{given}`0.05 | the usual level``` marks a typed number with the reason why no cell computes it.
 * Every symbol of the API reference lists the chapters that mention it ("Taught in").
-* Launch buttons point to the published notebooks; Thebe, which is loaded though switched off, is
-  dropped; repeated ids are told apart, and labels that hide a button's visible text removed.
+
+What other packages write and should not, :mod:`tools.sphinx_mend` mends.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,25 +17,17 @@ from typing import Any
 from docutils import nodes
 from sphinx import addnodes
 from sphinx.application import Sphinx
-from sphinx.config import Config
 from sphinx.domains.python import PythonDomain
 from sphinx.environment import BuildEnvironment
 from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
-from tools import book, claims, launch_links
+from tools import claims
 
 __all__ = ["GivenRole", "Mention", "setup"]
 
 logger = logging.getLogger(__name__)
 TESTS = "tests"
-#: Tags as other packages write them -> as assistive technology needs them.
-_MENDED = {
-    # A label that differs from the visible text cannot be spoken to a voice control.
-    '<summary aria-label="Toggle hidden content">': "<summary>",
-    # Entries of a bibliography have a role of their own, which no list may hold.
-    '<div role="list" class="citation-list">': '<div class="citation-list">',
-}
 
 
 class Given(nodes.Inline, nodes.TextElement):
@@ -93,7 +84,6 @@ def is_api(docname: str) -> bool:
 def read_page(app: Sphinx, doctree: nodes.document) -> None:
     """Note the claims of a page and the symbols that it mentions."""
     docname = app.env.docname
-    _tell_ids_apart(doctree)
     labels = _store(app.env, "claims")[docname] = {}
     for node in _claim_nodes(doctree):
         kinds = [name for name in node["classes"] if name in claims.KINDS]
@@ -108,26 +98,6 @@ def read_page(app: Sphinx, doctree: nodes.document) -> None:
         labels[node["ids"][0]] = kinds[0]
     if not is_api(docname):
         _store(app.env, "mentions")[docname] = list(_mentions(doctree))
-
-
-def _tell_ids_apart(doctree: nodes.document) -> None:
-    """Number the ids that sphinx-proof and sphinx-exercise give to every block alike."""
-    alike = {"proof", "proof-content", "exercise-content", "solution-content"}
-    blocks = [node for node in doctree.findall(nodes.Element) if alike & {*node.get("ids", ())}]
-    for number, node in enumerate(blocks):
-        if "proof" in node["ids"]:
-            node["classes"].append("proof-text")  # sphinx-proof's style goes by the id
-            if "dropdown" in node["classes"]:
-                _give_title(node)
-        node["ids"] = [f"{name}-{number}" if name in alike else name for name in node["ids"]]
-
-
-def _give_title(proof: nodes.Element) -> None:
-    """Give a folded proof a title to unfold it by; without one the fold's script fails."""
-    text = next(iter(proof.findall(nodes.Text)), None)
-    if text is not None and text.startswith("Proof. "):
-        text.parent.replace(text, nodes.Text(text.removeprefix("Proof. ")))
-    proof.insert(0, nodes.title("", "Proof"))
 
 
 def _claim_nodes(doctree: nodes.document) -> Iterable[nodes.Element]:
@@ -270,74 +240,14 @@ def _add_taught_in(app: Sphinx, doctree: nodes.document, docname: str) -> None:
         content += line
 
 
-def mend_page(
-    app: Sphinx, pagename: str, templatename: str, context: dict[str, Any], doctree: object
-) -> None:
-    """Mend what the theme and myst-nb put on a page; runs after their own handlers."""
-    branch = app.config.html_theme_options.get("repository_branch", "main")
-    for group in context.get("header_buttons", ()):
-        for button in group.get("buttons", ()):
-            if launch_links.is_launch(button.get("url", "")):
-                button["url"] = launch_links.to_notebook(
-                    button["url"], branch, book.NOTEBOOKS_BRANCH
-                )
-    for theirs, ours in _MENDED.items():
-        context["body"] = context.get("body", "").replace(theirs, ours)
-    if "generate_toctree_html" in context:
-        tree = context["generate_toctree_html"]
-        context["generate_toctree_html"] = lambda *args, **options: _name_toggles(
-            str(tree(*args, **options))
-        )
-
-
-def name_defaults(
-    app: Sphinx,
-    what: str,
-    name: str,
-    thing: object,
-    options: object,
-    signature: str | None,
-    returns: str | None,
-) -> tuple[str | None, str | None]:
-    """Write a default that is a function by its name: Sphinx cannot parse ``<function f>``."""
-    return signature and re.sub(r"<function ([\w.]+)>", r"\1", signature), returns
-
-
-def _name_toggles(tree: str) -> str:
-    """Name each control that unfolds a part of the navigation after the page it belongs to."""
-    return re.sub(
-        r">([^<>]+)</a><details([^>]*)><summary>",
-        r'>\1</a><details\2><summary aria-label="Pages of: \1">',
-        tree,
-    )
-
-
-def drop_thebe(app: Sphinx, config: Config) -> None:
-    """Unregister sphinx-thebe, which jupyter-book always loads.
-
-    Switched off, it still names a CDN on every page and declares a constant twice, which is an
-    error in the reader's console.
-    """
-    for event, listeners in app.events.listeners.items():
-        app.events.listeners[event] = [
-            one for one in listeners if one.handler.__module__ != "sphinx_thebe"
-        ]
-    app.registry.css_files[:] = [
-        entry for entry in app.registry.css_files if entry[0] != "sphinx-thebe.css"
-    ]
-
-
 def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything above."""
     app.add_node(Given, html=(visit_given, depart_given))
     app.add_role("given", GivenRole())
-    app.connect("config-inited", drop_thebe)
+    app.setup_extension("tools.sphinx_mend")
     app.connect("doctree-read", read_page)
     app.connect("env-purge-doc", forget_page)
     app.connect("env-merge-info", merge_pages)
     app.connect("env-updated", pages_to_rewrite)
     app.connect("doctree-resolved", resolve_page)
-    if "sphinx.ext.autodoc" in app.extensions:
-        app.connect("autodoc-process-signature", name_defaults)
-    app.connect("html-page-context", mend_page, priority=900)
     return {"version": "1", "env_version": 1, "parallel_read_safe": True}

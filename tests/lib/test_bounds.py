@@ -43,6 +43,14 @@ def test_decaying_steps_stay_below_the_form_with_a_power_of_t():
 
 def test_full_agreement_promises_no_gap():
     assert stability([1.0] * 10).value == 0
+    assert stability([1.0] * 20_000).value == 0  # where the product alone overflows
+
+
+def test_the_exponential_form_is_above_the_product_form():
+    # (L^2 eta / m) sum_t exp((T - t) eta beta) sqrt(2 (1 - alpha)), as the sources print it
+    printed = 0.1 / 100 * sum(math.exp((10 - t) * 0.1) for t in range(1, 11))
+    assert printed == pytest.approx(0.01633799, abs=1e-8)
+    assert stability([0.5] * 10).value < printed
 
 
 def test_disagreement_early_costs_more_than_late():
@@ -127,9 +135,7 @@ def bound_along_runs(lipschitz):
     """The theorem's right side, averaged over the trajectories of all samples."""
     values = []
     for s in samples():
-        alphas = [
-            from_gradients(torch.from_numpy(gradients(w, DOMAIN))).alpha for w in run(s)[:-1]
-        ]
+        alphas = [from_gradients(torch.from_numpy(gradients(w, DOMAIN))).alpha for w in run(s)[:-1]]
         values.append(
             bounds.coherence_stability(
                 alphas, RATE, lipschitz=lipschitz, smoothness=SMOOTHNESS, examples=M
@@ -177,12 +183,15 @@ def test_a_bound_says_when_it_says_nothing():
         ([], {}, "sequence of T >= 1"),
         ([[0.5]], {}, r"shape \(1, 1\)"),
         ([0.5, 3.0], {}, "m-coherence"),
-        ([float("nan")], {}, r"\[0, 1\]"),
+        ([float("nan")], {}, "vanish"),
         ([0.5], {"rates": [0.1, 0.1]}, "1 alphas but learning_rates of shape"),
-        ([0.5], {"rates": -0.1}, "learning_rates must not be negative"),
+        ([0.5], {"rates": -0.1}, "learning_rates must be finite"),
         ([0.5], {"lipschitz": -1}, "lipschitz must be a finite number"),
         ([0.5], {"smoothness": math.inf}, "smoothness must be a finite number"),
-        ([0.5], {"examples": 0}, "examples must be at least 1"),
+        ([0.5], {"rates": math.inf}, "learning_rates must be finite"),
+        ([0.5], {"examples": 0}, "examples must be a whole number"),
+        ([0.5], {"examples": 2.5}, "examples must be a whole number"),
+        ([0.5], {"trivial": math.nan}, "trivial must be a positive number"),
     ],
 )
 def test_constants_that_cannot_be_are_refused(alphas, changes, message):

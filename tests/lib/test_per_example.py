@@ -8,6 +8,7 @@ here each of them must agree, or be refused by name.
 from __future__ import annotations
 
 import copy
+import re
 
 import pytest
 import torch
@@ -15,8 +16,9 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from gencoh_lib import per_example
+from gencoh_lib import _graph, per_example
 
 B = 6
 
@@ -305,6 +307,8 @@ def test_losses_that_are_no_vector_of_losses_are_refused(losses, error, message)
         ({}, ValueError, "named_parameters is empty"),
         ({"w": 3.0}, TypeError, "parameter 'w' is a float"),
         ({"w": torch.ones(2)}, ValueError, "parameter 'w' is frozen"),
+        ({"w": torch.ones(2) * 1j + W}, TypeError, "parameter 'w' is complex"),
+        ({"w": W, "again": W}, ValueError, "'w' and 'again' are the same tensor"),
     ],
 )
 def test_parameters_that_cannot_be_differentiated_by_are_refused(parameters, error, message):
@@ -322,7 +326,12 @@ def test_a_freed_graph_is_explained():
 
 @pytest.mark.parametrize(
     ("direction", "message"),
-    [({}, "no entry for parameter 'w'"), ({"w": torch.ones(3)}, r"shape \(3,\), its parameter")],
+    [
+        ({}, "no entry for parameter 'w'"),
+        ({"w": [1.0, 1.0]}, "is list, its parameter"),
+        ({"w": torch.tensor([1.0, float("nan")])}, "holds NaN"),
+        ({"w": torch.ones(3)}, r"is \(3,\), its parameter has shape"),
+    ],
 )
 def test_a_direction_of_another_shape_is_refused(direction, message):
     with pytest.raises(ValueError, match=message):
@@ -337,13 +346,11 @@ def test_batch_norm_by_batch_statistics_is_refused(affine, tracked):
     model = nn.Sequential(nn.Linear(5, 4), norm, nn.Linear(4, 3))
     x, y = torch.randn(B, 5, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
     losses = F.cross_entropy(model(x), y, reduction="none")
-    where = "'1'" if affine else "without trainable parameters"
-    with pytest.raises(ValueError, match=rf"batch-norm layer {where} .*model\.eval\(\)"):
+    where = "'1'" if affine else "(whose parameters are not among those given)"
+    with pytest.raises(ValueError, match=re.escape(f"batch-norm layer {where} ")):
         per_example.squared_norms(losses, dict(model.named_parameters()))
     with pytest.raises(ValueError, match=r"batch-norm layer '1' "):
-        per_example.refuse_batch_statistics(
-            losses, dict(model.named_parameters()), model.named_modules()
-        )
+        _graph.refuse_what_hides(losses, dict(model.named_parameters()), model.named_modules())
 
 
 def test_the_graph_counts_and_not_the_mode_the_model_is_in_by_now():
@@ -356,3 +363,124 @@ def test_the_graph_counts_and_not_the_mode_the_model_is_in_by_now():
     alone = F.cross_entropy(model(x), y, reduction="none")
     model.train()
     assert per_example.squared_norms(alone, dict(model.named_parameters()))["0.weight"].min() > 0
+
+
+@pytest.mark.parametrize("kind", ["reentrant", "not reentrant"])
+def test_checkpointed_parameters_are_measured_or_refused(kind):
+    inner, head = nn.Sequential(nn.Linear(5, 4), nn.Tanh()), nn.Linear(4, 3)
+    model = nn.Sequential(inner, head).double()
+    x, y = batch((5,))
+    reentrant = kind == "reentrant"
+    hidden = checkpoint(inner, x.requires_grad_(), use_reentrant=reentrant)
+    losses = F.cross_entropy(head(hidden), y, reduction="none")
+    if reentrant:
+        with pytest.raises(ValueError, match=r"hides the parameters.*use_reentrant=False"):
+            per_example.squared_norms(losses, dict(model.named_parameters()))
+        return
+    found = per_example.squared_norms(losses, dict(model.named_parameters()))
+    for name, gradients in naive_gradients(model, x, y).items():
+        torch.testing.assert_close(found[name], gradients.flatten(1).square().sum(1))
+
+
+def test_a_refusal_does_not_run_a_checkpointed_batch_norm_again():
+    inner = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4))
+    x, y = torch.randn(B, 5, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
+    losses = F.cross_entropy(checkpoint(inner, x, use_reentrant=False), y, reduction="none")
+    with pytest.raises(ValueError, match="batch-norm layer '1'"):
+        per_example.squared_norms(losses, dict(inner.named_parameters()))
+    assert inner[1].num_batches_tracked == 1
+
+
+def test_batch_norm_over_positions_is_not_taken_for_instance_norm():
+    # one input, 16 positions, a loss each: the positions share their statistics
+    norm, head = nn.BatchNorm1d(3), nn.Conv1d(3, 2, 1)
+    x = torch.randn(1, 3, 16, generator=torch.Generator().manual_seed(0))
+    losses = F.cross_entropy(head(norm(x))[0].T, torch.arange(16) % 2, reduction="none")
+    with pytest.raises(ValueError, match="batch-norm layer"):
+        per_example.squared_norms(losses, dict(norm.named_parameters(prefix="norm")))
+
+
+def test_a_compiled_graph_is_refused_when_the_modules_use_batch_statistics():
+    model = nn.Sequential(nn.Linear(5, 4), nn.BatchNorm1d(4), nn.Linear(4, 3))
+    x, y = torch.randn(B, 5, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
+    losses = F.cross_entropy(torch.compile(model, backend="aot_eager")(x), y, reduction="none")
+    named = dict(model.named_parameters())
+    with pytest.raises(ValueError, match="batch-norm layer '1'"):
+        _graph.refuse_what_hides(losses, named, model.named_modules())
+
+
+class CutsAPart(Cube):
+    """Sums a with weights that cancel; its backward pass hides from a second derivative."""
+
+    @staticmethod
+    def forward(ctx, x, a):
+        ctx.save_for_backward(x)
+        return x @ a
+
+    @staticmethod
+    def backward(ctx, gradient):
+        (x,) = ctx.saved_tensors
+        return None, x.T @ gradient.detach()
+
+
+def test_a_cut_that_cancels_at_equal_weights_is_seen():
+    a, b = (torch.ones(1, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    x, z = (torch.tensor([v], dtype=torch.float64).T for v in ([1, -1, 2, -2], [1, 2, 3, 4]))
+    losses = CutsAPart.apply(x, a) + z @ b
+    named = {"a": a, "b": b}
+    found = per_example.directional_derivatives(losses, named, {n: torch.ones(1) for n in named})
+    torch.testing.assert_close(found.detach(), (x + z).flatten())
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_losses_are_measured_to_their_own_accuracy(dtype):
+    x, y = batch((5,))
+    model = build(MODELS["mlp"][0], x)
+    truth = naive_gradients(model, x, y)
+    low = copy.deepcopy(model).to(dtype)
+    losses = F.cross_entropy(low(x.to(dtype)), y, reduction="none")
+    named = dict(low.named_parameters())
+    found = per_example.squared_norms(losses, named)
+    ones = {name: torch.ones_like(p) for name, p in named.items()}
+    inner = per_example.directional_derivatives(losses, named, ones)
+    for name, gradients in truth.items():
+        want = gradients.flatten(1).square().sum(1)
+        torch.testing.assert_close(found[name], want, rtol=0.1, atol=0.05)
+    want = sum(g.flatten(1).sum(1) for g in truth.values())
+    torch.testing.assert_close(inner.double().detach(), want, rtol=0.1, atol=0.1)
+
+
+def test_sparse_gradients_count_as_what_they_are():
+    model = nn.Sequential(nn.Embedding(7, 4, sparse=True), mean(1), nn.Linear(4, 3)).double()
+    x, y = batch(7)
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    found = per_example.squared_norms(losses, dict(model.named_parameters()))
+    for name, gradients in naive_gradients(model, x, y).items():
+        dense = gradients.to_dense().flatten(1)
+        torch.testing.assert_close(found[name], dense.square().sum(1))
+
+
+def test_gradients_that_are_not_finite_are_refused_by_name():
+    w = torch.zeros(2, requires_grad=True)
+    losses = (torch.eye(2) @ w).square().sqrt()  # the root has no slope at 0
+    with pytest.raises(ValueError, match=r"gradients by 'w' hold NaN.*2 of 2"):
+        per_example.squared_norms(losses, {"w": w})
+
+
+def test_losses_from_before_an_optimiser_step_are_refused():
+    x, y = batch((5,))
+    model = build(MODELS["mlp"][0], x)
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    with torch.no_grad():
+        model[2].weight.mul_(2)
+    with pytest.raises(ValueError, match=r"changed in place.*compute the losses anew"):
+        per_example.squared_norms(losses, dict(model.named_parameters()))
+
+
+def test_a_freed_graph_with_batch_norm_is_explained():
+    model = nn.Sequential(nn.Linear(5, 4), nn.InstanceNorm1d(4))
+    x = torch.randn(B, 4, 5, generator=torch.Generator().manual_seed(0))
+    losses = model[1](model[0](x)).square().sum((1, 2))
+    losses.sum().backward()
+    with pytest.raises(ValueError, match="graph behind losses has been freed"):
+        per_example.squared_norms(losses, dict(model[0].named_parameters()))

@@ -84,7 +84,13 @@ class Book:
         """Build what changed; return what Sphinx complained about."""
         complaints = io.StringIO()
         settings = {
-            "extensions": ["myst_parser", "sphinx_proof", "sphinx_thebe", "tools.sphinx_course"],
+            "extensions": [
+                "myst_parser",
+                "sphinx.ext.autodoc",
+                "sphinx_proof",
+                "sphinx_thebe",
+                "tools.sphinx_course",
+            ],
             "html_theme": "sphinx_book_theme",
             "html_theme_options": {
                 "repository_url": "https://github.com/o/r",
@@ -174,3 +180,32 @@ def test_a_number_without_a_reason_is_an_error_at_its_line(small, text):
 def test_thebe_leaves_no_trace(small):
     small.build()
     assert "thebe" not in small.page("chapters/one").lower()
+
+
+def test_a_default_that_is_a_function_is_written_by_name_and_is_no_method(small, monkeypatch):
+    small.write(
+        "sample_defaults.py",
+        """
+        from dataclasses import dataclass
+
+        def halve(x):
+            '''Halve it.'''
+
+        @dataclass
+        class Probe:
+            '''A probe.'''
+
+            loss: object = halve
+        """,
+    )
+    monkeypatch.syspath_prepend(str(small.folder))
+    small.write(
+        "api/theory.md",
+        "# Reference\n\n```{eval-rst}\n.. automodule:: sample_defaults\n   :members:\n```\n",
+    )
+    small.write("chapters/one.md", "# A chapter\n")
+    assert small.build() == ""
+    reference = small.page("api/theory")
+    assert "&lt;function" not in reference
+    assert 'id="sample_defaults.Probe"' in reference
+    assert 'id="sample_defaults.Probe.loss"' not in reference

@@ -1,0 +1,184 @@
+"""What the autograd graph behind a vector of losses tells, and what it must be refused for.
+
+Used by :mod:`gencoh_lib.per_example`. The graph is read and never changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+FREED = (
+    "the graph behind losses has been freed: measure before losses.mean().backward(), "
+    "or call backward(retain_graph=True)"
+)
+_REMEDY = 'ask for one loss an example, e.g. F.cross_entropy(model(x), y, reduction="none")'
+
+
+def nodes(losses: Tensor) -> Iterator[Any]:
+    """Every node of the graph behind ``losses``, once."""
+    stack: list[Any] = [losses.grad_fn]
+    seen = set(stack)
+    while stack:
+        node = stack.pop()
+        yield node
+        for child, _ in node.next_functions:
+            if child is not None and child not in seen:
+                seen.add(child)
+                stack.append(child)
+
+
+def reached(losses: Tensor, named_parameters: Mapping[str, Tensor]) -> set[str]:
+    """Names of the (leaf) parameters that the graph leads to."""
+    leaves = {id(v) for node in nodes(losses) if (v := getattr(node, "variable", None)) is not None}
+    return {name for name, parameter in named_parameters.items() if id(parameter) in leaves}
+
+
+def widest(losses: Tensor) -> int:
+    """Number of entries of the largest gradient that flows between two nodes."""
+    sizes = (
+        torch.Size(meta.shape).numel()
+        for node in nodes(losses)
+        for meta in getattr(node, "_input_metadata", ())
+    )
+    return max(sizes, default=0)
+
+
+def check_losses(losses: Tensor) -> None:
+    """Refuse anything but a finite [m] vector of losses with a graph behind it."""
+    if not isinstance(losses, Tensor):
+        raise TypeError(f"losses must be a torch.Tensor, got {type(losses).__name__}; {_REMEDY}")
+    if losses.dim() != 1 or not len(losses):
+        shape = tuple(losses.shape)
+        raise ValueError(f"losses must be a vector [m] with m >= 1, got shape {shape}; {_REMEDY}")
+    if not losses.dtype.is_floating_point:
+        raise TypeError(f"losses must be floating point, got {losses.dtype}; {_REMEDY}")
+    if losses.grad_fn is None:
+        raise ValueError(
+            "losses have no graph: they are a leaf or do not require a gradient. Compute them "
+            "from the model outside torch.no_grad() and inference_mode(), and do not detach() them"
+        )
+    refuse_not_finite(losses.detach(), "losses")
+
+
+def refuse_not_finite(values: Tensor, what: str) -> None:
+    """Refuse a [m] tensor with NaN or infinite entries, and name the first example."""
+    finite = torch.isfinite(values)
+    if not bool(finite.all()):
+        bad = (~finite).nonzero().flatten().tolist()
+        raise ValueError(
+            f"{what} hold NaN or infinity at {len(bad)} of {len(values)} examples (the first at "
+            f"index {bad[0]}): look at these inputs, or at a learning rate that is too large"
+        )
+
+
+def check_parameters(named_parameters: Mapping[str, Tensor]) -> list[Tensor]:
+    """Refuse what no gradient can be taken by; return the parameters as a list."""
+    if not isinstance(named_parameters, Mapping):
+        kind = type(named_parameters).__name__
+        raise TypeError(
+            "named_parameters must map names to parameters, e.g. dict(model.named_parameters()); "
+            f"got {kind}"
+        )
+    if not named_parameters:
+        raise ValueError("named_parameters is empty: there is nothing to differentiate by")
+    names: dict[int, str] = {}
+    for name, parameter in named_parameters.items():
+        if not isinstance(parameter, Tensor):
+            raise TypeError(f"parameter {name!r} is a {type(parameter).__name__}, not a Tensor")
+        if not parameter.requires_grad:
+            raise ValueError(
+                f"parameter {name!r} is frozen (requires_grad is False): leave it out, or call "
+                "requires_grad_(True) before the losses are computed"
+            )
+        if parameter.is_complex():
+            raise TypeError(f"parameter {name!r} is complex; only real parameters are supported")
+        if (first := names.setdefault(id(parameter), name)) != name:
+            raise ValueError(
+                f"parameters {first!r} and {name!r} are the same tensor and would count twice: "
+                "give it once"
+            )
+    return list(named_parameters.values())
+
+
+def check_direction(
+    named_parameters: Mapping[str, Tensor], direction: Mapping[str, Tensor]
+) -> list[Tensor]:
+    """Refuse a direction that does not match the parameters; return it in their order."""
+    along = []
+    for name, parameter in named_parameters.items():
+        if name not in direction:
+            raise ValueError(f"direction has no entry for parameter {name!r}")
+        step = direction[name]
+        if not isinstance(step, Tensor) or step.shape != parameter.shape:
+            got = tuple(step.shape) if isinstance(step, Tensor) else type(step).__name__
+            want = tuple(parameter.shape)
+            raise ValueError(f"direction[{name!r}] is {got}, its parameter has shape {want}")
+        if not bool(torch.isfinite(step).all()):
+            raise ValueError(f"direction[{name!r}] holds NaN or infinity")
+        along.append(step.detach().to(parameter))
+    return along
+
+
+def refuse_what_hides(
+    losses: Tensor,
+    named_parameters: Mapping[str, Tensor],
+    named_modules: Iterable[tuple[str, nn.Module]] = (),
+) -> None:
+    """Refuse graphs in which one example has no gradient of its own, or parameters are hidden.
+
+    * Batch norm by the statistics of the batch: the loss of one example depends on all others.
+      The graph tells, whatever mode the model is in by now; only a compiled graph does not, and
+      there the modules have to.
+    * Reentrant activation checkpointing: the parameters inside are not in the graph at all.
+    """
+    modules = list(named_modules)
+    owners = {id(parameter): name for name, parameter in named_parameters.items()}
+    by_batch = [
+        name or "the model itself"
+        for name, module in modules
+        if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
+    ]
+    for node in nodes(losses):
+        kind = node.name()
+        if kind.startswith("CheckpointFunction"):
+            raise ValueError(
+                "activation checkpointing with use_reentrant=True hides the parameters inside "
+                "from the graph: use checkpoint(..., use_reentrant=False)"
+            )
+        if kind.startswith("CompiledFunction") and by_batch:
+            _refuse_batch_norm(by_batch)
+        if "BatchNorm" in kind and _uses_the_batch(node, len(losses)):
+            inputs = (getattr(child, "variable", None) for child, _ in node.next_functions)
+            named = {owners[id(p)].rpartition(".")[0] for p in inputs if id(p) in owners}
+            _refuse_batch_norm(sorted(named) or by_batch)
+
+
+def _uses_the_batch(node: Any, examples: int) -> bool:
+    """Whether a batch-norm node normalised by statistics that several examples share."""
+    try:
+        if not getattr(node, "_saved_training", True):
+            return False
+    except RuntimeError as error:
+        raise ValueError(FREED) from error
+    # InstanceNorm is batch norm over one "example" that holds the channels of the whole batch.
+    # It repeats its weight, where batch norm takes the parameter itself. (The shape is that of
+    # the gradient: reading the saved input could run a checkpointed forward pass again.)
+    shape = node._input_metadata[0].shape
+    weight = node.next_functions[1][0] if len(node.next_functions) > 1 else None
+    if shape[0] != 1 or (weight is not None and hasattr(weight, "variable")):
+        return True
+    return weight is None and shape[1] % examples != 0
+
+
+def _refuse_batch_norm(layers: list[str]) -> None:
+    where = ", ".join(map(repr, layers)) or "(whose parameters are not among those given)"
+    raise ValueError(
+        f"batch-norm layer {where} normalised by the statistics of the batch, so the gradient of "
+        "one example is not defined by that example alone. Call model.eval() before computing the "
+        "losses; a layer without running statistics needs a GroupNorm in its place"
+    )
