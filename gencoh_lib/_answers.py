@@ -2,7 +2,7 @@
 
 Any of an object's methods may fail, or lie: even ``isinstance`` asks it for its ``__class__``. So
 everything that touches such an object is here, where no exception gets out; what comes out is a
-plain float64 array, or words. :mod:`gencoh_lib.checks` is the door to what is here.
+plain array, or words. :mod:`gencoh_lib.checks` is the door to what is here.
 """
 
 from __future__ import annotations
@@ -11,18 +11,17 @@ import copy
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from torch import Tensor, float64
+from torch import Tensor
 
 __all__ = ["Array", "Call", "copies", "is_missing", "read", "type_name"]
 
 Array = NDArray[np.float64]
-
-# SystemExit too: a student's exit() must not end the notebook. KeyboardInterrupt is the reader's.
-_ANY_ERROR = (Exception, SystemExit)
+_T = TypeVar("_T")
 
 
 def is_missing(answer: object) -> bool:
@@ -35,35 +34,52 @@ def type_name(thing: object) -> str:
     return str.strip(type.__dict__["__name__"].__get__(type(thing)))
 
 
-def read(answer: object) -> Array | str:
-    """The answer as a new float64 array, or what it is instead of numbers."""
+def _attempt(call: Callable[[], _T], otherwise: Callable[[BaseException], _T]) -> _T:
+    """What the call returns or, where it raises anything, what is said instead."""
     try:
-        return _read(answer)
-    except _ANY_ERROR:
-        return f"of type {type_name(answer)}, which cannot be read as numbers of one shape"
+        return call()
+    except KeyboardInterrupt:  # the reader's own
+        raise
+    except BaseException as error:  # a student's exit() must not end the notebook
+        return otherwise(error)
 
 
-def _read(answer: object) -> Array | str:
-    if isinstance(answer, bool | np.bool_):
-        return "a truth value, not a number: give the value itself, without comparing it"
+def read(answer: object, *, truth_values: bool = False) -> NDArray[Any] | str:
+    """The answer as a new float64 array, or what it is instead of numbers.
+
+    Truth values are no numbers; where they are meant, they come out as an array of bool.
+    """
+    return _attempt(
+        lambda: _read(answer, truth_values),
+        lambda _: f"of type {type_name(answer)}, which cannot be read as numbers of one shape",
+    )
+
+
+def _read(answer: object, truth_values: bool) -> NDArray[Any] | str:
     if isinstance(answer, str | bytes):
         return "a text, not a number: leave out the quotes"
     if isinstance(answer, Mapping | set | frozenset):
         return f"a {type_name(answer)}, not an array: give its values as a list"
     if isinstance(answer, Tensor):
         plain = answer.detach().cpu().resolve_conj().resolve_neg()
-        values = (plain if plain.is_complex() else plain.to(float64)).numpy()
+        kept = plain.is_complex() or plain.dtype == torch.bool
+        values = (plain if kept else plain.double()).numpy()
     elif callable(answer) and not isinstance(answer, np.ndarray):
         return "a function, not its value: call it, with parentheses"
+    elif isinstance(answer, np.ma.MaskedArray):
+        return "a masked array: give plain numbers, for a masked one is none"
     else:
         values = np.asarray(answer)
     if values.dtype.kind == "c":
         return "complex: take its real part or its absolute value"
+    if values.dtype.kind == "b" and not truth_values:
+        kind = "made of truth values, not numbers" if values.ndim else "a truth value, not a number"
+        return f"{kind}: give what you compared, without comparing it"
     if values.dtype.kind not in "biufO":
         return f"of type {type_name(answer)}, which holds no numbers"
     if values.dtype.kind == "O" and values.ndim and any(map(is_missing, values.flat)):
         return "not complete: it still holds ... or None"
-    return np.array(values, dtype=np.float64, subok=False)
+    return np.array(values, dtype=None if values.dtype.kind == "b" else np.float64, subok=False)
 
 
 @dataclass(frozen=True)
@@ -80,35 +96,27 @@ class Call:
         if not _takes(answer, arguments):
             given = f"{len(arguments)} argument{'s' * (len(arguments) != 1)}"
             return cls(problem=f"it cannot be called with {given}: look at its def line.")
-        try:
-            result = answer(*arguments)
-        except NotImplementedError:
-            return cls(problem="it is still to be written: it raises NotImplementedError.")
-        except _ANY_ERROR as error:
-            return cls(problem=f"it raised {type_name(error)}{_message(error)}.")
-        if result is None:
+        call = _attempt(lambda: cls(result=answer(*arguments)), cls._of_error)
+        if call.result is None and not call.problem:
             return cls(problem="it returns nothing: does it end with return?")
-        return cls(result=result)
+        return call
+
+    @classmethod
+    def _of_error(cls, error: BaseException) -> Call:
+        if issubclass(type(error), NotImplementedError):
+            return cls(problem="it is still to be written: it raises NotImplementedError.")
+        # The text of an exception of the student's own may fail in turn.
+        words = _attempt(lambda: str.strip(str(error)), lambda _: "")
+        said = f": {words[:300].rstrip('.')}" if words else ""
+        return cls(problem=f"it raised {type_name(error)}{said}.")
 
 
 def _takes(answer: Callable[..., Any], arguments: tuple[Any, ...]) -> bool:
-    try:
-        signature = inspect.signature(answer)
-    except _ANY_ERROR:
-        return True  # no signature to be had, as for some built-in functions: the call will tell
-    try:
-        signature.bind(*arguments)
-    except _ANY_ERROR:
-        return False
-    return True
-
-
-def _message(error: BaseException) -> str:
-    try:
-        words = str.strip(str(error))
-    except _ANY_ERROR:  # an exception of the student's own, whose text fails in turn
-        return ""
-    return f": {words[:300].rstrip('.')}" if words else ""
+    # Some built-in functions have no signature to be had: the call will tell.
+    signature = _attempt(lambda: inspect.signature(answer), lambda _: None)
+    if signature is None:
+        return True
+    return _attempt(lambda: signature.bind(*arguments), lambda _: None) is not None
 
 
 def copies(case: tuple[Any, ...]) -> tuple[Any, ...]:

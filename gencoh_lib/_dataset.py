@@ -11,6 +11,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from gencoh_lib._whole import whole
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Dataset:
@@ -21,7 +23,7 @@ class Dataset:
     name : str
         What to call it in tables and figures.
     x : Tensor
-        Inputs, shape [m, d], floating point; grey levels lie in [0, 1].
+        Inputs, shape [m, d], floating point and finite; grey levels lie in [0, 1].
     y : Tensor
         Targets, shape [m]: classes 0, 1, ... as ``int64``, or real numbers for a regression.
     classes : int
@@ -34,9 +36,11 @@ class Dataset:
     Raises
     ------
     TypeError
-        If `x` or `y` is not a tensor of the right kind of number.
+        If `x` or `y` is not a tensor, `y` is not ``int64`` where there are classes, or `classes`
+        is not a whole number.
     ValueError
-        If the shapes do not fit together, there are no examples, or a class is out of range.
+        If the shapes do not fit together, there are no examples or no inputs, a number is NaN or
+        infinite, or a class is out of range.
 
     Examples
     --------
@@ -69,13 +73,23 @@ class Dataset:
                 f"y must hold one target an example, shape [{len(self.x)}]; got "
                 f"{tuple(self.y.shape)}"
             )
-        if len(self.x) == 0:
-            raise ValueError(f"data set {self.name!r} has no examples")
+        for what, count in zip(("examples", "inputs"), self.x.shape, strict=True):
+            if count == 0:
+                raise ValueError(f"data set {self.name!r} has no {what}")
+        for letter, value in (("x", self.x), ("y", self.y)):
+            wrong = (~value.isfinite()).nonzero()
+            if len(wrong):
+                raise ValueError(
+                    f"{letter} must be finite, but example {int(wrong[0, 0])} of data set "
+                    f"{self.name!r} holds NaN or infinity"
+                )
         if self.image_shape is not None and math.prod(self.image_shape) != self.x.shape[1]:
             raise ValueError(
                 f"image_shape {self.image_shape} has {math.prod(self.image_shape)} numbers, but "
                 f"a row of x has {self.x.shape[1]}"
             )
+        if whole("classes", self.classes) < 0:
+            raise ValueError(f"classes must be at least 0, got {self.classes}")
         if self.classes:
             if self.y.dtype != torch.int64:
                 raise TypeError(f"y must be int64 where there are classes, got {self.y.dtype}")

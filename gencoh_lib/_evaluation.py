@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from gencoh_lib._whole import whole
 from gencoh_lib.data import Dataset
 
 Loss = Callable[[Tensor, Tensor], Tensor]
@@ -141,8 +142,10 @@ def evaluate(
 
     Raises
     ------
+    TypeError
+        If `batch_size` is not a whole number.
     ValueError
-        If `loss` does not return one number an example.
+        If `batch_size` is not positive, or `loss` does not return one number an example.
 
     Examples
     --------
@@ -152,6 +155,8 @@ def evaluate(
     >>> round(evaluate(untrained, data.load("digits")).loss, 4)  # the logarithm of 10
     2.3026
     """
+    if whole("batch_size", batch_size) < 1:
+        raise ValueError(f"batch_size must be at least 1, got {batch_size}")
     modes = [(module, module.training) for module in model.modules()]
     device = next(model.parameters(), torch.empty(0)).device
     total, right = 0.0, 0
@@ -160,7 +165,7 @@ def evaluate(
         with torch.no_grad():
             for x, y in zip(dataset.x.split(batch_size), dataset.y.split(batch_size), strict=True):
                 targets = y.to(device)
-                outputs = model(x.to(device))
+                outputs = outputs_of(model, x.to(device))
                 total += float(checked(loss(outputs, targets), len(y)).double().sum())
                 if dataset.classes:
                     right += int((outputs.argmax(1) == targets).sum())
@@ -196,6 +201,21 @@ class Evaluate:
     def __call__(self, model: nn.Module) -> Evaluation:
         """Evaluate `model`."""
         return evaluate(model, self.dataset, loss=self.loss)
+
+
+def outputs_of(model: nn.Module, x: Tensor) -> Tensor:
+    """Call the model; where that fails and types differ, say so, for PyTorch hardly does."""
+    try:
+        outputs: Tensor = model(x)
+    except RuntimeError as error:
+        others = {str(parameter.dtype) for parameter in model.parameters()} - {str(x.dtype)}
+        if others:
+            error.add_note(
+                f"the inputs are {x.dtype}, but the model has parameters of {', '.join(others)}; "
+                f"model.to({x.dtype}) may do, or dtype={x.dtype} where it is built"
+            )
+        raise
+    return outputs
 
 
 def set_modes(modes: Iterable[tuple[nn.Module, bool]]) -> None:

@@ -37,6 +37,11 @@ class Frame:
         Description of the drawing.
     read_out
         What the frame says, in a sentence.
+
+    Examples
+    --------
+    >>> Frame({"power": 2}, "", b"", "Line chart of the square of x.", "At 0.5 it is 0.25.")
+    Frame(values={'power': 2}, alt='Line chart of the square of x.', read_out='At 0.5 it is 0.25.')
     """
 
     values: Mapping[str, Value]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
 from difflib import get_close_matches
+from itertools import islice
 from typing import TYPE_CHECKING, Literal
 
 import numpy as np
@@ -34,6 +35,11 @@ class History:
     description : str
         What the run is called.
 
+    Raises
+    ------
+    ValueError
+        If there are no steps, or a probe has not one entry for each of them.
+
     Examples
     --------
     >>> from gencoh_lib.training import History
@@ -47,6 +53,16 @@ class History:
     steps: tuple[int, ...]
     records: Mapping[str, tuple[object, ...]]
     description: str = "training"
+
+    def __post_init__(self) -> None:
+        """Refuse what has no first and last row."""
+        if not self.steps:
+            raise ValueError("a history needs one step at least, got none")
+        for name, values in self.records.items():
+            if len(values) != len(self.steps):
+                raise ValueError(
+                    f"probe {name!r} has {len(values)} entries for {len(self.steps)} steps"
+                )
 
     def series(self, path: str) -> NDArray[np.generic]:
         """Return one number of one probe over training.
@@ -82,9 +98,10 @@ class History:
         except (TypeError, ValueError) as error:
             inside = _names(values[0])
             hint = f"; it holds {', '.join(inside)}" if inside else ""
+            kinds = " or ".join(dict.fromkeys(type(value).__name__ for value in values))
             raise TypeError(
-                f"{path!r} leads to {type(values[0]).__name__}, which is neither a number nor an "
-                f"array of the same shape at every step{hint}"
+                f"{path!r} leads to {kinds}, which is neither a number nor an array of the same "
+                f"shape at every step{hint}"
             ) from error
 
     def plot(
@@ -115,7 +132,8 @@ class History:
         KeyError, TypeError
             As :meth:`series`.
         ValueError
-            If a series holds arrays instead of numbers, or there is nothing to draw.
+            If a series holds arrays instead of numbers, there is nothing to draw, or `xscale` is
+            neither of the two.
 
         Examples
         --------
@@ -126,6 +144,8 @@ class History:
         """
         from gencoh_lib import plots  # here: training without figures need not load matplotlib
 
+        if xscale not in ("linear", "log"):
+            raise ValueError(f"xscale must be 'linear' or 'log', got {xscale!r}")
         drawn = {path: self.series(path) for path in paths or self._columns()}
         if not drawn:
             raise ValueError("the probes of this history returned no numbers to draw")
@@ -172,13 +192,19 @@ class History:
             yield {name: values[i] for name, values in self.records.items()}
 
     def _columns(self) -> dict[str, NDArray[np.generic]]:
-        """Return the first numbers of every probe that are numbers at some step."""
+        """Return the first few series of every probe that have a number at every step."""
         columns: dict[str, NDArray[np.generic]] = {}
         for name, values in self.records.items():
-            paths = [f"{name}.{inside}" if inside else name for inside in _numbers(values[0])]
-            series = {path: self.series(path) for path in paths}
-            kept = [path for path in paths if not np.isnan(series[path].astype(float)).all()]
-            columns |= {path: series[path] for path in kept[:_COLUMNS]}
+            kept: dict[str, NDArray[np.generic]] = {}
+            for inside in _numbers(values[0]):
+                path = f"{name}.{inside}" if inside else name
+                try:
+                    series = self.series(path)
+                except (KeyError, TypeError):
+                    continue  # missing, or no number, at a later step
+                if not np.isnan(series.astype(float)).all():
+                    kept[path] = series
+            columns |= dict(islice(kept.items(), _COLUMNS))
         return columns
 
     def _shown(self) -> list[int]:
@@ -200,11 +226,12 @@ def _follow(value: object, path: str, where: str) -> object:
     head, _, rest = path.partition(".")
     if isinstance(value, Mapping):
         # Keys may hold dots themselves ("layer1.weight"): the longest that fits wins.
-        parts = path.split(".")
+        # They need not be strings: a path names them as they print.
+        parts, keys = path.split("."), {str(key): key for key in value}
         for stop in range(len(parts), 0, -1):
             key = ".".join(parts[:stop])
-            if key in value:
-                return _follow(value[key], ".".join(parts[stop:]), f"{where}, {key}")
+            if key in keys:
+                return _follow(value[keys[key]], ".".join(parts[stop:]), f"{where}, {key}")
     elif isinstance(value, Sequence) and not isinstance(value, str):
         if head.isdecimal() and int(head) < len(value):
             return _follow(value[int(head)], rest, f"{where}, {head}")
@@ -251,7 +278,11 @@ def _is_number(value: object) -> bool:
 
 
 def _as_array(value: object) -> NDArray[np.generic]:
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if isinstance(value, Tensor):
+        value = value.detach().cpu()
+        if value.is_floating_point() and value.itemsize < 4:
+            value = value.float()  # NumPy has no bfloat16
+    array = np.asarray(value)
     if array.dtype.kind not in "biuf":
         raise TypeError(f"{type(value).__name__} is not a number")
     return array

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from gencoh_lib._dataset import Dataset, listing
+from gencoh_lib._whole import whole, wholes
 
 
 def split(
@@ -38,6 +39,9 @@ def split(
 
     Raises
     ------
+    TypeError
+        If `sizes` are not whole numbers (they count examples, a share is ``round(0.8 * m)``), or
+        `seed` is not one.
     ValueError
         If a size is not positive, the sizes exceed the data set, or `stratified` is asked of
         real targets.
@@ -49,7 +53,7 @@ def split(
     >>> train.class_counts.tolist()
     [50, 51, 49, 51, 50, 51, 50, 49, 49, 50]
     """
-    sizes, m = [int(size) for size in sizes], len(dataset)
+    sizes, m = wholes("sizes", sizes), len(dataset)
     if not sizes or min(sizes) < 1:
         raise ValueError(f"sizes must be one or more positive numbers, got {sizes}")
     if sum(sizes) > m:
@@ -62,7 +66,7 @@ def split(
             f"data set {dataset.name!r} has real targets, which cannot be stratified; pass "
             "stratified=False"
         )
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed))
     order = torch.randperm(m, generator=generator)
     stops = np.cumsum(sizes).tolist()
     if stratified:
@@ -154,6 +158,8 @@ def corrupt_labels(
 
     Raises
     ------
+    TypeError
+        If `seed` is not a whole number.
     ValueError
         If `fraction` is not between 0 and 1, `kind` is unknown or the targets are not classes.
 
@@ -170,7 +176,7 @@ def corrupt_labels(
         raise ValueError(f"kind must be 'uniform' or 'permuted', got {kind!r}")
     if not dataset.classes:
         raise ValueError(f"data set {dataset.name!r} has real targets, no labels to corrupt")
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(whole("seed", seed))
     m = len(dataset)
     chosen = torch.randperm(m, generator=generator)[: round(fraction * m)]
     y = dataset.y.clone()
@@ -180,7 +186,7 @@ def corrupt_labels(
         y[chosen] = dataset.y[chosen[torch.randperm(len(chosen), generator=generator)]]
     pool = torch.zeros(m, dtype=torch.bool)
     pool[chosen] = True
-    name = f"{dataset.name}, {fraction:.0%} {kind} labels"
+    name = f"{dataset.name}, {100 * fraction:g}% {kind} labels"
     return Corrupted(replace(dataset, name=name, y=y), y != dataset.y, pool, fraction, kind)
 
 

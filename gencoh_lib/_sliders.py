@@ -33,6 +33,17 @@ class Sliders:
         The frame that is shown first.
     title
         Heading of the block.
+
+    Examples
+    --------
+    >>> frames = [
+    ...     Frame({"power": n}, "", b"", f"Line chart of x to the power {n}.", f"Degree {n}.")
+    ...     for n in (1, 2)
+    ... ]
+    >>> Sliders({"power": (1, 2)}, tuple(frames), frames[0])
+    power  what the figure shows
+    1      Degree 1.
+    2      Degree 2.
     """
 
     parameters: Mapping[str, tuple[Value, ...]]
@@ -128,6 +139,16 @@ class LiveSliders:
         The slider (``ipywidgets.SelectionSlider``) of each parameter.
     picture, message
         ``ipywidgets.HTML`` with the drawing, and with the read-out or the error.
+
+    Examples
+    --------
+    >>> def frame(values):
+    ...     said = f"Degree {values['power']}."
+    ...     return Frame(values, "", b"", "Line chart of a power of x.", said)
+    >>> shown = LiveSliders(frame, {"power": (1, 2)}, {"power": 1})
+    >>> shown.selectors["power"].value = 2
+    >>> shown.message.value
+    '<p role="status">Degree 2.</p>'
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from gencoh_lib._answers import Array
 __all__ = ["diagnose"]
 
 
+@np.errstate(over="ignore", under="ignore")
 def diagnose(
     answer: Array,
     expected: Array,
@@ -35,7 +36,8 @@ def diagnose(
         if _near(answer, wrong, tolerance * _size(wrong)):
             return message
     for message, wrong in _slips(expected, examples):
-        if _near(answer, wrong, tolerance * _size(wrong)):
+        # What overflows is infinitely far from everything, with a slack as large.
+        if np.isfinite(wrong).all() and _near(answer, wrong, tolerance * _size(wrong)):
             return f"{name} {message}"
     return f"{name} {_where(answer, expected, slack)}"
 

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from gencoh_lib._dataset import Dataset, listing
+from gencoh_lib._whole import whole
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -119,6 +120,8 @@ def coherence_toy(
 
     Raises
     ------
+    TypeError
+        If `examples` is not a whole number.
     ValueError
         If `strength` is not finite or `examples` is less than 1.
 
@@ -131,6 +134,7 @@ def coherence_toy(
     """
     if not math.isfinite(strength):
         raise ValueError(f"strength must be a finite number, got {strength}")
+    examples = whole("examples", examples)
     if examples < 1:
         raise ValueError(f"examples must be at least 1, got {examples}")
     signs = torch.tensor([1, -1, -1, 1], dtype=dtype).repeat(examples // 4 + 1)[:examples]
@@ -138,6 +142,6 @@ def coherence_toy(
     common = torch.full((examples + 1, 1), strength, dtype=dtype)
     x = y[:, None] * torch.cat([torch.eye(examples + 1, dtype=dtype), common], dim=1)
     source = "Chatterjee and Zielinski (2022), section 3"
-    whole = Dataset(f"toy with s = {strength:g}", x, y, classes=0, source=source)
-    train = whole.take(range(examples), f"{whole.name}, training")
-    return Toy(train, whole.take([examples], f"{whole.name}, test"), float(strength))
+    both = Dataset(f"toy with s = {strength:g}", x, y, classes=0, source=source)
+    train = both.take(range(examples), f"{both.name}, training")
+    return Toy(train, both.take([examples], f"{both.name}, test"), float(strength))

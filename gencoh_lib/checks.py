@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
 from gencoh_lib import front_end
-from gencoh_lib._answers import Array, Call, copies, is_missing, read, type_name
+from gencoh_lib._answers import Call, copies, is_missing, read, type_name
 from gencoh_lib._slips import diagnose
 
 __all__ = ["Verdict", "array", "function", "number"]
@@ -34,6 +34,13 @@ class Verdict:
         Whether the answer is right.
     message
         What is right, or what is wrong and what to try.
+
+    Examples
+    --------
+    >>> Verdict(False, "alpha is still to be found.")
+    ✗ Not yet. alpha is still to be found.
+    >>> bool(Verdict(True, "alpha is correct."))
+    True
     """
 
     passed: bool
@@ -229,7 +236,7 @@ def function(
 
 def _compare(
     answer: object,
-    expected: Array,
+    expected: NDArray[Any],
     examples: int | None,
     tolerance: float,
     name: str,
@@ -241,7 +248,7 @@ def _compare(
 
 def _problem(
     answer: object,
-    expected: Array,
+    expected: NDArray[Any],
     examples: int | None,
     tolerance: float,
     name: str,
@@ -252,17 +259,22 @@ def _problem(
     known = {message: _finite(wrong, "mistakes") for message, wrong in mistakes.items()}
     if is_missing(answer):
         return f"{name} is still to be found: replace the ... by your answer."
-    values = read(answer)
+    values = read(answer, truth_values=expected.dtype == np.bool_)
     if isinstance(values, str):
         return f"{name} is {values}."
     return diagnose(
-        values, expected, examples=examples, tolerance=tolerance, mistakes=known, name=name
+        values.astype(np.float64),
+        expected.astype(np.float64),
+        examples=examples,
+        tolerance=tolerance,
+        mistakes=known,
+        name=name,
     )
 
 
-def _finite(value: object, name: str) -> Array:
-    """A value that the exercise gives to compare with."""
-    values = read(value)
+def _finite(value: object, name: str) -> NDArray[Any]:
+    """A value that the exercise gives to compare with: numbers, or truth values."""
+    values = read(value, truth_values=True)
     if isinstance(values, str) or not np.isfinite(values).all():
         raise ValueError(f"{name} holds {value!r}: a check needs finite numbers to compare with.")
     return values

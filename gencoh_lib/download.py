@@ -9,6 +9,7 @@ import re
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from math import ceil
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -23,7 +24,21 @@ _CHUNK = 1 << 16  # bytes read, hashed and shown on the progress bar at a time
 
 
 class DownloadError(OSError):
-    """A file could not be fetched; the message says why, what is left on disk and what to do."""
+    """A file could not be fetched; the message says why, what is left on disk and what to do.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from pathlib import Path
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     (Path(folder) / "seven.txt").write_bytes(b"8")
+    ...     try:
+    ...         fetch("https://example.org/seven.txt", Path(folder) / "seven.txt", sha256=64 * "7")
+    ...     except DownloadError as error:
+    ...         print(str(error).partition("It was ")[2])
+    1
+    left alone; delete or rename it and call again to download it.
+    """
 
 
 def fetch(url: str, target: Path, *, sha256: str, timeout: float = 30.0) -> Path:
@@ -32,7 +47,7 @@ def fetch(url: str, target: Path, *, sha256: str, timeout: float = 30.0) -> Path
     The bytes go to ``<target>.part`` and are moved to `target` in one step once their checksum is
     right, so `target` never holds half a file.  A download that is cut off keeps its ``.part``,
     and the next call continues from there where the server allows it.  Two processes that want
-    the same file take turns.
+    the same file take turns, by an empty ``<target>.lock`` that goes when the file has come.
 
     Parameters
     ----------
@@ -56,7 +71,7 @@ def fetch(url: str, target: Path, *, sha256: str, timeout: float = 30.0) -> Path
     DownloadError
         If the server cannot be reached, answers with an error or stops half-way (the part is
         kept); if the bytes do not have the checksum (the part is deleted); if `target` exists
-        with another checksum (it is left alone).
+        with another checksum (it is left alone); if the folder cannot be made or written to.
     ValueError
         If the URL is not a web address or `sha256` is not a SHA-256.
 
@@ -78,28 +93,45 @@ def fetch(url: str, target: Path, *, sha256: str, timeout: float = 30.0) -> Path
     if not re.fullmatch(r"[0-9a-fA-F]{64}", sha256):
         raise ValueError(f"sha256 must be 64 hexadecimal digits, got {sha256!r}")
     target, sha256 = Path(target), sha256.lower()
-    if target.exists():
-        return _verified(target, sha256)
-
-    target.parent.mkdir(parents=True, exist_ok=True)
-    # Without turns a second process could go on writing to a part that the first has published.
-    with FileLock(_beside(target, ".lock")):
+    try:
         if target.exists():
             return _verified(target, sha256)
-        part = _beside(target, ".part")
-        if not part.exists() or _checksum(part) != sha256:
-            by_hand = f"or download {url} by hand and save it as {target} (SHA-256 {sha256})"
-            _receive(url, part, timeout=timeout, by_hand=by_hand)
-            received = _checksum(part)
-            if received != sha256:
-                part.unlink()
-                raise DownloadError(
-                    f"what {url} sent has SHA-256 {received} instead of {sha256}: it was damaged "
-                    "on the way, or the file has changed at its source. It was deleted; call "
-                    f"again to start afresh, {by_hand}."
-                )
-        os.replace(part, target)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        lock = _beside(target, ".lock")
+        # Without turns a second process could go on writing to a part that the first published.
+        with FileLock(lock):
+            if target.exists():
+                _verified(target, sha256)
+            else:
+                _complete(url, target, sha256=sha256, timeout=timeout)
+    except DownloadError:
+        raise
+    except OSError as error:
+        raise DownloadError(
+            f"cannot read or write {target} or its folder ({error}). Make room there, or choose "
+            "another place: with folder= in gencoh_lib.data.load, or by setting GENCOH_DATA."
+        ) from error
+    # Safe once the target is there: whoever waits for the lock, or makes a new one, finds it.
+    with suppress(OSError):  # Windows keeps a file that another process has open
+        lock.unlink()
     return target
+
+
+def _complete(url: str, target: Path, *, sha256: str, timeout: float) -> None:
+    """Bring the part to its end, verify it and make it the target."""
+    part = _beside(target, ".part")
+    if not part.exists() or _checksum(part) != sha256:
+        by_hand = f"or download {url} by hand and save it as {target} (SHA-256 {sha256})"
+        _receive(url, part, timeout=timeout, by_hand=by_hand)
+        received = _checksum(part)
+        if received != sha256:
+            part.unlink()
+            raise DownloadError(
+                f"what {url} sent has SHA-256 {received} instead of {sha256}: it was damaged "
+                "on the way, or the file has changed at its source. It was deleted; call "
+                f"again to start afresh, {by_hand}."
+            )
+    os.replace(part, target)
 
 
 def _beside(target: Path, suffix: str) -> Path:
@@ -130,8 +162,8 @@ def _receive(url: str, part: Path, *, timeout: float, by_hand: str) -> None:
         assert response is not None  # only a request to resume can be turned down
     if response.status != http.HTTPStatus.PARTIAL_CONTENT:
         have = 0  # the server ignored the Range header and sends the whole file
-    length = response.headers.get("Content-Length")
-    announced = int(length) if length is not None else None
+    length = response.headers.get("Content-Length", "")
+    announced = int(length) if length.isdecimal() else None
     remedy = f"What arrived is kept in {part}; call again to go on from there, {by_hand}."
     with response, part.open("ab" if have else "wb") as file:
         for chunk in progress(
@@ -158,7 +190,7 @@ def _request(
         raise DownloadError(
             f"{url} answered {error.code} {error.reason}. Try again later, {by_hand}."
         ) from error
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, http.client.HTTPException, UnicodeError) as error:  # "a..b" is no host
         reason = getattr(error, "reason", None) or error
         raise DownloadError(
             f"cannot reach {urlsplit(url).netloc} ({reason}). This file is fetched from the "

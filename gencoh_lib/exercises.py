@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from gencoh_lib import checks
+from gencoh_lib._answers import read
 from gencoh_lib.checks import Verdict
 from gencoh_lib.coherence import from_gradients, of_examples
 
@@ -46,7 +47,7 @@ def check(label: str, answer: object) -> Verdict:
     >>> check("ex-three-gradients", 2).passed
     True
     """
-    if label not in _EXERCISES:
+    if not isinstance(label, str) or label not in _EXERCISES:
         guess = get_close_matches(str(label), _EXERCISES, n=1)
         hint = f"; did you mean {guess[0]!r}?" if guess else ""
         raise ValueError(f"there is no exercise {label!r}{hint}")
@@ -108,7 +109,8 @@ def _batch(answer: object) -> Verdict:
 
 
 def _construct(answer: object) -> Verdict:
-    cases = [(2, 0.5), (5, 1.0), (5, 0.0), (5, 3.7), (8, 8.0)]
+    # With target 1/2 the m-coherence 2 of equal gradients would read as a reciprocal.
+    cases = [(2, 0.3), (5, 1.0), (5, 0.0), (5, 3.7), (8, 8.0)]
     if not callable(answer):
         return checks.function(answer, lambda m, target: target, cases, name="gradients")
 
@@ -116,11 +118,13 @@ def _construct(answer: object) -> Verdict:
         result = answer(m, target)
         if result is None or result is ...:
             return None
-        given = torch.as_tensor(result).detach().double()
-        if given.dim() != 2 or len(given) != m:
+        given = read(result)
+        if isinstance(given, str):
+            raise TypeError(f"it should return a tensor [m, p], but what it returns is {given}")
+        if given.ndim != 2 or len(given) != m:
             shape = list(given.shape)
             raise ValueError(f"it should return a tensor [m, p] with {m} rows, not shape {shape}")
-        return given
+        return torch.from_numpy(given)
 
     def lengths(m: int, target: float) -> Tensor | None:
         return None if (given := rows(m, target)) is None else given.norm(dim=1)
@@ -133,10 +137,10 @@ def _construct(answer: object) -> Verdict:
     )
     if not long_enough:
         return long_enough
+    # Without the sample size: m-coherence off by a factor of m is no sum in place of a mean here.
     return checks.function(
-        reached, lambda m, target: target, cases,
-        examples=lambda m, target: m, name="m-coherence of gradients",
-    )  # fmt: skip
+        reached, lambda m, target: target, cases, name="m-coherence of gradients"
+    )
 
 
 def _uniform_logits(answer: object) -> Verdict:

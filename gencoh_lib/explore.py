@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -24,6 +25,8 @@ for _class in (Frame, LiveSliders, Sliders):
 
 #: Greatest number of frames in one block. With about 16 KB each, a page stays below 3 MB.
 MOST_FRAMES = 48
+
+_RENAME = "If a parameter has this name, rename it: sliders keeps the name for itself."
 
 
 def sliders(
@@ -68,8 +71,9 @@ def sliders(
     Raises
     ------
     TypeError
-        If ``draw``, ``alt`` or ``read_out`` cannot be called, a parameter is no sequence of values,
-        or ``draw`` returns no Figure.
+        If ``draw``, ``alt`` or ``read_out`` cannot be called, ``title`` is no text or ``start`` no
+        mapping (a parameter cannot have these names), a parameter is no sequence of values, or
+        ``draw`` returns no Figure.
     ValueError
         If there is no parameter, one has fewer than two values or two that read the same, the grid
         has more than 48 frames, ``start`` names what is not there, or a frame has no description.
@@ -94,8 +98,15 @@ def sliders(
         if not callable(function) and (function is not None or name == "draw"):
             raise TypeError(
                 f"{name} is {function!r}: give a function of the parameters, e.g. "
-                f"{name}=lambda {next(iter(parameters), 'strength')}: ..."
+                f"{name}=lambda {next(iter(parameters), 'strength')}: ... {_RENAME}"
             )
+    if title is not None and not isinstance(title, str):
+        raise TypeError(f"title is {title!r}: give a text. {_RENAME}")
+    if start is not None and not isinstance(start, Mapping):
+        raise TypeError(
+            f"start is {start!r}: give the value of each parameter by its name, e.g. "
+            f"start={{{next(iter(parameters), 'strength')!r}: ...}}. {_RENAME}"
+        )
     values = {name: _values(name, given) for name, given in parameters.items()}
     drawing = Drawing(draw, alt, read_out, title, values, _start(values, start or {}))
     _check_size(values)
@@ -109,10 +120,10 @@ def sliders(
 
 def _values(name: str, given: Iterable[Value]) -> tuple[Value, ...]:
     """Values of one parameter as plain Python numbers or texts."""
-    plain = given.tolist() if hasattr(given, "tolist") else given  # numpy and torch
+    plain = _plain(given)
     if isinstance(plain, str) or not isinstance(plain, Iterable):
         raise TypeError(f"{name} is {given!r}: give the list of its values, e.g. {name}=[0, 0.5].")
-    values = tuple(plain)
+    values = tuple(map(_plain, plain))
     for value in values:
         if not isinstance(value, str | int | float):
             raise TypeError(f"{name} holds {value!r}: its values must be numbers or texts.")
@@ -127,9 +138,15 @@ def _values(name: str, given: Iterable[Value]) -> tuple[Value, ...]:
     return values
 
 
+def _plain(thing: Any) -> Any:
+    """Python's own number or list in place of one of NumPy or PyTorch."""
+    return thing.tolist() if hasattr(thing, "tolist") else thing
+
+
 def _start(
     parameters: Mapping[str, tuple[Value, ...]], wanted: Mapping[str, Value]
 ) -> dict[str, Value]:
+    wanted = {name: _plain(value) for name, value in wanted.items()}
     for name, value in wanted.items():
         if name not in parameters:
             raise ValueError(

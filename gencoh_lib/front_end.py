@@ -99,8 +99,9 @@ def html_block(kind: str, body: str) -> str:
     """One self-contained piece of HTML: markup with its style and script, and nothing fetched.
 
     The style is ``assets/block.css`` with ``assets/<kind>.css``, the script ``assets/<kind>.js``
-    where there is one. The id is a hash of the content: equal calls give equal bytes, and the
-    script finds its block by it, also in notebooks that run scripts away from their place.
+    where there is one. The mark ``data-block`` is a hash of the content: equal calls give equal
+    bytes, and the script finds its block by it, also in notebooks that run scripts away from their
+    place. (An id would do, but the same cell may be on a page twice.)
 
     Parameters
     ----------
@@ -114,16 +115,26 @@ def html_block(kind: str, body: str) -> str:
     str
         HTML of the block.
 
+    Raises
+    ------
+    ValueError
+        If there is no ``assets/<kind>.css``.
+
     Examples
     --------
-    >>> html_block("verdict", "<p>Right.</p>")[:46]
-    '<div class="gencoh gencoh-verdict" id="gencoh-'
+    >>> html_block("verdict", "<p>Right.</p>")[:49]
+    '<div class="gencoh gencoh-verdict" data-block="ge'
     """
+    if not _asset(f"{kind}.css"):
+        raise ValueError(
+            f"kind is {kind!r}, which has no assets: it is 'quiz', 'sliders' or 'verdict'."
+        )
     style = _asset("block.css") + "\n" + _asset(f"{kind}.css")
     script = _asset(f"{kind}.js")
     content = "\0".join((kind, style, body, script)).encode()
     name = f"gencoh-{hashlib.sha256(content).hexdigest()[:12]}"
-    html = f'<div class="gencoh gencoh-{kind}" id="{name}">\n<style>{style}</style>\n{body}\n</div>'
+    opening = f'<div class="gencoh gencoh-{kind}" data-block="{name}">'
+    html = f"{opening}\n<style>{style}</style>\n{body}\n</div>"
     if script:
-        html += f"\n<script>{script.replace('BLOCK_ID', name)}</script>"
+        html += f"\n<script>{script.replace('BLOCK', name)}</script>"
     return html

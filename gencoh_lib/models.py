@@ -18,6 +18,8 @@ import torch
 from torch import nn
 from torch.nn.utils import skip_init
 
+from gencoh_lib._whole import whole, wholes
+
 __all__ = ["Initialisation", "cnn", "initialise", "mlp"]
 
 Initialisation = Literal["he", "xavier", "zeros"]
@@ -58,8 +60,11 @@ def mlp(
 
     Raises
     ------
+    TypeError
+        If `seed` is not a whole number.
     ValueError
-        If `sizes` are fewer than two or not all positive, or `initialisation` is unknown.
+        If `sizes` are fewer than two or not all positive whole numbers, or `initialisation` is
+        unknown.
 
     Examples
     --------
@@ -67,7 +72,7 @@ def mlp(
     >>> sum(p.numel() for p in net.parameters())
     9610
     """
-    _check_positive("sizes", sizes, at_least=2)
+    sizes = _positive("sizes", sizes, at_least=2)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for depth, (fan_in, fan_out) in enumerate(pairwise(sizes), start=1):
         if depth > 1:
@@ -119,9 +124,11 @@ def cnn(
 
     Raises
     ------
+    TypeError
+        If `seed` is not a whole number.
     ValueError
-        If a number is not positive, `image_shape` is not three numbers, the picture is too small
-        for so many stages, or `initialisation` is unknown.
+        If a number is not positive and whole, `image_shape` is not three numbers, the picture is
+        too small for so many stages, or `initialisation` is unknown.
 
     Examples
     --------
@@ -129,12 +136,12 @@ def cnn(
     >>> net(torch.zeros(5, 64)).shape
     torch.Size([5, 10])
     """
-    _check_positive("image_shape", image_shape, at_least=3)
-    _check_positive("channels", channels, at_least=1)
-    _check_positive("classes", [classes], at_least=1)
-    if len(image_shape) != 3:
+    shape = _positive("image_shape", image_shape, at_least=3)
+    channels = _positive("channels", channels, at_least=1)
+    (classes,) = _positive("classes", [classes], at_least=1)
+    if len(shape) != 3:
         raise ValueError(f"image_shape must be (channels, height, width), got {image_shape}")
-    depth, height, width = image_shape
+    depth, height, width = shape
     stages = len(channels)
     if min(height, width) < 2**stages:
         raise ValueError(
@@ -142,7 +149,7 @@ def cnn(
             f"{int(math.log2(min(height, width)))} channels"
         )
     layers: OrderedDict[str, nn.Module] = OrderedDict()
-    layers["image"] = nn.Unflatten(1, image_shape)
+    layers["image"] = nn.Unflatten(1, (depth, height, width))
     for stage, (before, after) in enumerate(pairwise([depth, *channels]), start=1):
         layers[f"conv{stage}"] = skip_init(
             nn.Conv2d, before, after, kernel_size=3, padding=1, dtype=dtype
@@ -162,7 +169,7 @@ def initialise(model: nn.Module, how: Initialisation = "he", *, seed: int) -> No
     """Draw the weights of all linear and convolutional layers afresh; biases become 0.
 
     With fan_in the number of inputs that one unit sees, and fan_out the number of units that one
-    input reaches,
+    input reaches (both for a stride of 1 and away from the border),
 
     - ``"he"``: normal with variance 2 / fan_in, which keeps the size of activations through
       ReLUs (He, Zhang, Ren and Sun 2015);
@@ -173,7 +180,7 @@ def initialise(model: nn.Module, how: Initialisation = "he", *, seed: int) -> No
     Parameters
     ----------
     model : torch.nn.Module
-        Changed in place.  Layers of other kinds keep their parameters.
+        Changed in place.  Layers of other kinds, such as norms, keep their parameters.
     how : str
         One of the above.
     seed : int
@@ -181,8 +188,11 @@ def initialise(model: nn.Module, how: Initialisation = "he", *, seed: int) -> No
 
     Raises
     ------
+    TypeError
+        If `seed` is not a whole number.
     ValueError
-        If `how` is unknown.
+        If `how` is unknown, or a layer is a transposed convolution or computes its weight from
+        other parameters, as under weight normalisation; then nothing has been changed.
 
     Examples
     --------
@@ -199,13 +209,12 @@ def initialise(model: nn.Module, how: Initialisation = "he", *, seed: int) -> No
             f"there is no initialisation {how!r}; choose one of "
             f"{', '.join(map(repr, known))}.{hint}"
         )
-    generator = torch.Generator().manual_seed(seed)
-    for layer in model.modules():
-        if not isinstance(layer, nn.Linear | nn.Conv2d):
-            continue
+    generator = torch.Generator().manual_seed(whole("seed", seed))
+    for layer in _drawn_layers(model):
         weight = layer.weight
         receptive = math.prod(weight.shape[2:])
-        fan_out, fan_in = weight.shape[0] * receptive, weight.shape[1] * receptive
+        reached = weight.shape[0] // getattr(layer, "groups", 1)  # an input has but one group
+        fan_out, fan_in = reached * receptive, weight.shape[1] * receptive
         drawn = torch.zeros(weight.shape, dtype=weight.dtype)  # the same on every device
         if how == "he":
             drawn.normal_(0.0, math.sqrt(2 / fan_in), generator=generator)
@@ -217,9 +226,40 @@ def initialise(model: nn.Module, how: Initialisation = "he", *, seed: int) -> No
             layer.bias.zero_()
 
 
-def _check_positive(name: str, values: Sequence[int], *, at_least: int) -> None:
+_Layer = nn.Linear | nn.Conv1d | nn.Conv2d | nn.Conv3d
+_TRANSPOSED = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
+
+
+def _drawn_layers(model: nn.Module) -> list[_Layer]:
+    """Return the layers to initialise; refuse those for which that would mean something else."""
+    layers: list[_Layer] = []
+    for name, layer in model.named_modules():
+        called = f"layer {name!r} ({type(layer).__name__})"
+        if isinstance(layer, _TRANSPOSED):
+            raise ValueError(
+                f"{called} is a transposed convolution, for which fan_in depends on the place; "
+                "initialise the other layers one by one and this one by hand"
+            )
+        if isinstance(layer, _Layer):
+            # What a parametrisation computes is a plain tensor: writing to it changes nothing.
+            for tensor in (layer.weight, layer.bias):
+                if tensor is not None and not isinstance(tensor, nn.Parameter):
+                    raise ValueError(
+                        f"{called} computes its weight or bias from other parameters; "
+                        "initialise the model first and parametrise or prune it then"
+                    )
+            layers.append(layer)
+    return layers
+
+
+def _positive(name: str, values: Sequence[int], *, at_least: int) -> list[int]:
     """Refuse too short a sequence, and anything in it but whole numbers of 1 or more."""
-    if len(values) < at_least or not all(isinstance(v, int) and v >= 1 for v in values):
+    try:
+        numbers = wholes(name, values)
+    except TypeError:
+        numbers = []
+    if len(numbers) < at_least or min(numbers) < 1:
         raise ValueError(
             f"{name} must be {at_least} or more whole numbers, each at least 1; got {values!r}"
         )
+    return numbers

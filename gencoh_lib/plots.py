@@ -9,132 +9,27 @@ apart for colour-blind readers.
 
 from __future__ import annotations
 
-import base64
-import html
-import io
-import re
 from typing import Any, Literal, overload
 
 import numpy as np
-from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from matplotlib.legend import Legend
 from matplotlib.lines import Line2D
-from matplotlib.text import Text
 from numpy.typing import ArrayLike, NDArray
-from PIL import Image
 
-from gencoh_lib import _style, front_end
+from gencoh_lib import _style
+from gencoh_lib._figure import CourseFigure, check_alt, image_html, png
 from gencoh_lib._style import CourseAxes, series_styles, styled
 
 __all__ = [
     "COLOURS", "CourseFigure", "check_alt", "figure", "image_html", "png", "series_style", "spread",
+    "step_axis",
 ]  # fmt: skip
+
+for _public in (CourseFigure, check_alt, image_html, png):
+    _public.__module__ = __name__  # their public name, in tracebacks and in the API reference
 
 #: Colours of the series, in their order (blue, vermilion, green, wine, charcoal, grey).
 COLOURS = _style.COLOURS
-
-_PIXELS_PER_INCH = 100  # CSS pixels on the page; the PNG holds more, for dense screens
-
-
-def check_alt(text: object, *, name: str = "alt") -> str:
-    """Text that can stand in for a picture, or an error that says what such a text is for.
-
-    Parameters
-    ----------
-    text
-        Description to check.
-    name
-        What the message calls it.
-
-    Returns
-    -------
-    str
-        The text, without white space around it.
-
-    Raises
-    ------
-    TypeError
-        If it is no text.
-    ValueError
-        If it is empty, shorter than 20 characters, or the name of a file.
-
-    Examples
-    --------
-    >>> len(check_alt(" Test error falls as the width grows. "))
-    36
-    """
-    purpose = (
-        "It stands in for the picture where the picture cannot be seen: say what is drawn and "
-        "what it shows, e.g. 'Line chart: training loss falls to 0 within 200 steps for all seeds.'"
-    )
-    if not isinstance(text, str):
-        raise TypeError(f"{name} must be a text, not {type(text).__name__}. {purpose}")
-    text = text.strip()
-    if re.fullmatch(r"\S*[/\\]\S*|\S*\.\w{2,4}", text):
-        raise ValueError(f"{name} {text!r} is the name of a file. {purpose}")
-    if len(text) < 20:
-        raise ValueError(f"{name} {text!r} is too short to describe a picture. {purpose}")
-    return text
-
-
-class CourseFigure(Figure):
-    """A matplotlib figure that carries its description; made by :func:`figure`.
-
-    Attributes
-    ----------
-    alt : str
-        The description; change it with :meth:`describe`.
-    """
-
-    alt: str
-
-    def describe(self, text: str) -> None:
-        """Set the description again, where it holds numbers that are known after drawing.
-
-        Parameters
-        ----------
-        text
-            The new alt text.
-
-        Raises
-        ------
-        TypeError, ValueError
-            As :func:`check_alt`.
-
-        Examples
-        --------
-        >>> fig, ax = figure(alt="Line chart of the training loss.")
-        >>> fig.describe("Line chart: the training loss falls to 0.01.")
-        >>> fig.alt[-5:]
-        '0.01.'
-        """
-        self.alt = check_alt(text)
-
-    def legend(self, *args: Any, **kwargs: Any) -> Legend:
-        """As :meth:`matplotlib.figure.Figure.legend`, in the course's style."""
-        with styled():
-            return super().legend(*args, **kwargs)
-
-    def suptitle(self, t: str, **kwargs: Any) -> Text:
-        """As :meth:`matplotlib.figure.Figure.suptitle`, in the course's style."""
-        with styled():
-            return super().suptitle(t, **kwargs)
-
-    def _repr_mimebundle_(self, **_: object) -> dict[str, str]:
-        if front_end.current() == "text":
-            return {"text/plain": self.alt}
-        picture = png(self)
-        return {
-            "text/html": image_html(self, picture, self.alt),
-            "image/png": base64.b64encode(picture).decode(),
-            "text/plain": self.alt,
-        }
-
-
-# matplotlib gives every subclass a ``set`` of its own, whose text only its own pages can show.
-del CourseFigure.set
 
 
 @overload
@@ -303,80 +198,32 @@ def spread(
     return line
 
 
-def png(fig: Figure, *, dpi: float | None = None) -> bytes:
-    """PNG of any matplotlib figure: opaque, small, and the same bytes each time.
+def step_axis(ax: Axes, steps: int) -> None:
+    """Make the x axis one of training steps: logarithmic, and yet from step 0.
 
-    The colours are reduced to a palette of 64 or 256, which makes line charts four times smaller,
-    unless the picture would visibly change (a root mean square error above 4 of 255).
-
-    Parameters
-    ----------
-    fig
-        Figure to draw; it comes back as it was.
-    dpi
-        Pixels an inch; by default the figure's own.
-
-    Returns
-    -------
-    bytes
-        The PNG file, without date or software version.
-
-    Examples
-    --------
-    >>> fig, ax = figure(alt="Empty axes, to show how a picture is made.")
-    >>> png(fig)[1:4], png(fig) == png(fig)
-    (b'PNG', True)
-    """
-    buffer = io.BytesIO()
-    # Ticks are made while drawing, so the style must hold then too.
-    with styled() if isinstance(fig, CourseFigure) else rc_context({"savefig.bbox": None}):
-        fig.savefig(buffer, format="png", dpi=dpi or "figure", pil_kwargs={"compress_level": 1})
-    drawn = Image.open(buffer).convert("RGBA")
-    picture = Image.new("RGB", drawn.size, "white")
-    picture.paste(drawn, mask=drawn.getchannel("A"))
-    buffer = io.BytesIO()
-    _palettised(picture).save(buffer, "PNG", optimize=True)
-    return buffer.getvalue()
-
-
-def _palettised(picture: Image.Image) -> Image.Image:
-    wanted = np.asarray(picture, dtype=np.float32)
-    for colours in (64, 256):
-        reduced = picture.quantize(
-            colours, method=Image.Quantize.MEDIANCUT, dither=Image.Dither.NONE
-        )
-        error = np.asarray(reduced.convert("RGB"), dtype=np.float32) - wanted
-        if np.sqrt(np.mean(error**2)) <= 4:
-            return reduced
-    return picture
-
-
-def image_html(fig: Figure, picture: bytes, alt: str) -> str:
-    """HTML element of a drawn figure: the PNG inside the page, its size and its description.
+    Training changes fastest at first, and a logarithmic axis would leave out the very start. Here
+    it is linear from 0 to 1 and logarithmic from there on.
 
     Parameters
     ----------
-    fig
-        Figure that was drawn; its inches say how large it is shown, at most as wide as the column.
-    picture
-        The PNG (:func:`png`).
-    alt
-        Description, not escaped.
+    ax
+        Axes to set; draw in it before or after.
+    steps
+        Number of training steps, where the axis ends; 1 or more.
 
-    Returns
-    -------
-    str
-        An ``<img>`` with the class ``course-figure``.
+    Raises
+    ------
+    ValueError
+        If ``steps`` is no whole number, or less than 1.
 
     Examples
     --------
-    >>> fig, ax = figure(alt="Empty axes, to show the element of a picture.")
-    >>> image_html(fig, b"", 'Curves "a" & "b".')[:61]
-    '<img class="course-figure" alt="Curves &quot;a&quot; &amp; &q'
+    >>> fig, ax = figure(alt="Empty axes, from step 0 to step 600.")
+    >>> step_axis(ax, 600)
+    >>> ax.get_xscale(), ax.get_xlabel(), float(ax.get_xlim()[0]), float(ax.get_xlim()[1])
+    ('symlog', 'step', 0.0, 600.0)
     """
-    width, height = (round(float(inches) * _PIXELS_PER_INCH) for inches in fig.get_size_inches())
-    return (
-        f'<img class="course-figure" alt="{html.escape(alt)}" width="{width}" height="{height}" '
-        'style="max-width: 100%; height: auto" decoding="sync" '
-        f'src="data:image/png;base64,{base64.b64encode(picture).decode()}">'
-    )
+    if isinstance(steps, bool) or not isinstance(steps, int | np.integer) or steps < 1:
+        raise ValueError(f"steps is {steps!r}: give the number of training steps, 1 or more.")
+    ax.set_xscale("symlog", linthresh=1)
+    ax.set(xlim=(0, steps), xlabel="step")

@@ -32,6 +32,11 @@ class Option:
         Whether it is right to choose it.
     reason
         Why.
+
+    Examples
+    --------
+    >>> Option("2", True, "Twice 2 is 4.").right
+    True
     """
 
     text: str
@@ -51,6 +56,12 @@ class Quiz:
         What may be chosen.
     title
         A word or two above the question.
+
+    Examples
+    --------
+    >>> asked = Quiz("Is it even?", (Option("4", True, "2 + 2."), Option("6", True, "3 + 3.")))
+    >>> asked.several
+    True
     """
 
     question: str

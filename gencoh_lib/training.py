@@ -2,8 +2,8 @@
 
 :func:`train` is a plain loop.  Probes, functions of the model, are called on a schedule, and what
 they return comes back as a :class:`History`.  On one machine and build of PyTorch two runs with
-the same arguments are bit-equal, whatever the probes do; across processors they agree to about
-three digits.
+the same arguments are bit-equal, whatever the probes measure or draw, as long as they leave the
+parameters and buffers of the model alone; across processors they agree to about three digits.
 """
 
 from __future__ import annotations
@@ -25,9 +25,11 @@ from gencoh_lib._evaluation import (
     cross_entropy,
     evaluate,
     half_squared_error,
+    outputs_of,
     set_modes,
 )
 from gencoh_lib._history import History
+from gencoh_lib._whole import whole, wholes
 from gencoh_lib.data import Dataset
 from gencoh_lib.front_end import progress
 
@@ -65,6 +67,8 @@ def log_steps(steps: int, points: int) -> tuple[int, ...]:
 
     Raises
     ------
+    TypeError
+        If `steps` or `points` is not a whole number.
     ValueError
         If `steps` is negative or `points` is less than 2.
 
@@ -73,6 +77,7 @@ def log_steps(steps: int, points: int) -> tuple[int, ...]:
     >>> log_steps(1000, 5)
     (0, 1, 10, 100, 1000)
     """
+    steps, points = whole("steps", steps), whole("points", points)
     if steps < 0:
         raise ValueError(f"steps must be at least 0, got {steps}")
     if points < 2:
@@ -114,7 +119,7 @@ def train(
     steps : int
         Number of updates.
     learning_rate : float or callable
-        Step size, or a function from the step, counted from 0, to it.
+        Step size, finite and at least 0, or a function from the step, counted from 0, to it.
     batch_size : int, optional
         Examples a step, drawn without replacement until the data set is used up; the last batch
         of an epoch may be smaller.  By default every step sees all examples.
@@ -125,8 +130,10 @@ def train(
         learning rate gives way to `learning_rate`.  By default plain SGD.
     probes : mapping of str to callable, optional
         Functions of the model, called in eval mode with gradients enabled.  They should return
-        numbers or copies, not the live parameters.  Random numbers that they draw do not change
-        the run.  By default ``{"train": Evaluate(dataset, loss)}``.
+        numbers or copies, not the live parameters.  After each of them modes, gradient mode,
+        number of threads and random state are put back, and what it leaves in ``.grad`` is not
+        used.  Parameters, their ``requires_grad`` and buffers it must leave as they are.  By
+        default ``{"train": Evaluate(dataset, loss)}``.
     at : iterable of int, optional
         Steps before whose update the probes are called, from 0 to `steps`; they are always
         called after the last update as well, as step `steps`.  By default ``log_steps(steps, 20)``.
@@ -146,7 +153,10 @@ def train(
     Raises
     ------
     FloatingPointError
-        If the loss or the parameters become NaN or infinite; the message names the step.
+        If the loss of a step, a parameter, or the loss in an :class:`Evaluation` that a probe
+        returns becomes NaN or infinite; the message names the step.
+    TypeError
+        If `steps`, `batch_size`, `at`, `threads` or `seed` are not whole numbers.
     ValueError
         If an argument is out of range, no parameter requires a gradient, or `loss` does not
         return one number an example.
@@ -160,27 +170,52 @@ def train(
     >>> float(round(history.series("train.loss")[-1], 6)), round(toy.train_loss(0.1, 10), 6)
     (0.034604, 0.034604)
     """
-    when = {int(step) for step in (log_steps(steps, 20) if at is None else at)} | {steps}
+    steps, threads, seed = whole("steps", steps), whole("threads", threads), whole("seed", seed)
     probes = {"train": Evaluate(dataset, loss)} if probes is None else dict(probes)
     parameters = [p for p in model.parameters() if p.requires_grad]
-    _check_arguments(parameters, dataset, steps, batch_size, probes, when, threads)
+    _check_arguments(parameters, dataset, steps, batch_size, probes, threads)
+    when = {*(log_steps(steps, 20) if at is None else wholes("at", at)), steps}
+    outside = sorted(step for step in when if not 0 <= step <= steps)
+    if outside:
+        raise ValueError(f"at must lie between 0 and steps = {steps}, got {outside}")
 
     def rate(step: int) -> float:
-        return learning_rate(step) if callable(learning_rate) else learning_rate
+        value = learning_rate(step) if callable(learning_rate) else learning_rate
+        if not 0 <= value < math.inf:  # NaN is not either
+            raise ValueError(
+                f"learning_rate must be finite and at least 0, got {value} at step {step}"
+            )
+        return value
+
+    if not callable(learning_rate):
+        rate(0)  # refused before anything has happened
 
     x, y = dataset.x.to(parameters[0].device), dataset.y.to(parameters[0].device)
     records: dict[str, list[object]] = {name: [] for name in probes}
     with _everything_restored(model, threads=threads, seed=seed) as devices:
 
+        def diverged(what: str, step: int) -> FloatingPointError:
+            return FloatingPointError(_diverged(what, step, rate(max(step - 1, 0))))
+
         def call_probes(step: int) -> None:
-            model.eval()
-            with torch.random.fork_rng(devices):
-                for name, probe in probes.items():
-                    try:
-                        records[name].append(probe(model))
-                    except Exception as error:
-                        error.add_note(f"in the probe {name!r}, at step {step} of {description}")
-                        raise
+            if not all(bool(p.isfinite().all()) for p in parameters):
+                raise diverged("a parameter is not finite", step)
+            for name, probe in probes.items():
+                model.eval()
+                try:
+                    with torch.random.fork_rng(devices), torch.enable_grad():
+                        found = probe(model)
+                except Exception as error:
+                    error.add_note(f"in the probe {name!r}, at step {step} of {description}")
+                    # The loop looks at the loss only after the probes, so divergence that has
+                    # made this one fail is not known yet.
+                    if step and not math.isfinite(evaluate(model, dataset, loss=loss).loss):
+                        raise diverged("the loss is not finite", step) from error
+                    raise
+                if isinstance(found, Evaluation) and not math.isfinite(found.loss):
+                    raise diverged(f"the loss of the probe {name!r} is {found.loss}", step)
+                records[name].append(found)
+                torch.set_num_threads(threads)
             model.train()
 
         updates = (optimizer or torch.optim.SGD)(parameters)
@@ -191,18 +226,14 @@ def train(
                 call_probes(step)
             batch = next(batches)
             targets = y[batch]
-            mean = checked(loss(model(x[batch]), targets), len(targets)).mean()
+            mean = checked(loss(outputs_of(model, x[batch]), targets), len(targets)).mean()
             if not math.isfinite(mean.item()):
-                raise FloatingPointError(_diverged(f"the loss is {mean.item()}", step, rate(step)))
+                raise diverged(f"the loss is {mean.item()}", step)
             updates.zero_grad()
             mean.backward()
             for group in updates.param_groups:
                 group["lr"] = rate(step)
             updates.step()
-        if not all(bool(p.isfinite().all()) for p in parameters):
-            raise FloatingPointError(
-                _diverged("a parameter is not finite", steps, rate(max(steps - 1, 0)))
-            )
         call_probes(steps)
     return History(
         tuple(sorted(when)),
@@ -217,7 +248,6 @@ def _check_arguments(
     steps: int,
     batch_size: int | None,
     probes: Mapping[str, Probe],
-    when: set[int],
     threads: int,
 ) -> None:
     """Refuse before anything has happened what could only fail later, or mean nothing."""
@@ -230,14 +260,11 @@ def _check_arguments(
         raise ValueError(f"steps must be at least 0, got {steps}")
     if threads < 1:
         raise ValueError(f"threads must be at least 1, got {threads}")
-    if batch_size is not None and not 1 <= batch_size <= len(dataset):
+    if batch_size is not None and not 1 <= whole("batch_size", batch_size) <= len(dataset):
         raise ValueError(
             f"batch_size must lie between 1 and the {len(dataset)} examples of "
             f"{dataset.name!r}, got {batch_size}; None takes all of them at every step"
         )
-    outside = sorted(step for step in when if not 0 <= step <= steps)
-    if outside:
-        raise ValueError(f"at must lie between 0 and steps = {steps}, got {outside}")
     dotted = [name for name in probes if not name or "." in name]
     if dotted:
         raise ValueError(

@@ -30,7 +30,7 @@ def execution_key(root: Path, version: str = sys.version) -> str:
 
 def site_key(root: Path, version: str = sys.version) -> str:
     """Digest what every page depends on: its outputs' key, configuration, templates, extension."""
-    parts = ("sphinx_course", "claims", "launch_links", "book")
+    parts = ("sphinx_course", "sphinx_mend", "claims", "launch_links", "book")
     files = [root / "tools" / f"{name}.py" for name in parts]
     files += [path for name in ("_static", "_templates") for path in (root / name).rglob("*")]
     files += [root / "_config.yml", root / "_toc.yml"]

@@ -46,8 +46,8 @@
     block.querySelector(".gencoh-check").hidden = false;
   }
 
-  // By attribute: the same cell may be on a page twice, and may be drawn again by a notebook.
-  for (const block of document.querySelectorAll('[id="BLOCK_ID"]')) {
+  // All: the same cell may be on a page twice, and may be drawn again by a notebook.
+  for (const block of document.querySelectorAll('[data-block="BLOCK"]')) {
     if (block.dataset.alive) continue;
     block.dataset.alive = "yes";
     bringAlive(block);

@@ -103,6 +103,9 @@ def test_slips_are_recognised(answer, expected, message):
         (NotImplemented, "still to be found"),
         (True, "a truth value"),
         (np.bool_(True), "a truth value"),
+        (np.array(True), "a truth value"),
+        (torch.tensor(True), "a truth value"),
+        (np.ma.array(0.25, mask=True), "a masked array"),
         ("0.25", "a text"),
         (b"0.25", "a text"),
         (0.25 + 0j, "complex"),
@@ -128,6 +131,10 @@ def test_what_is_no_number_is_called_by_its_name(answer, message):
     verdict = checks.number(answer, 0.25, examples=M)
     assert not verdict
     assert message in verdict.message
+
+
+def test_slip_that_overflows_explains_nothing():
+    assert checks.number(3, 1e300).message == "answer is 3, which is too small."
 
 
 def test_mistakes_of_the_exercise_come_before_the_usual_ones():
@@ -190,6 +197,9 @@ def test_right_array_passes(answer):
         (np.ones(3), np.ones(4), "has shape [3], but [4] is asked."),
         ([1.0, np.nan, np.inf], np.ones(3), "not finite in 2 entries, of which some are NaN"),
         ([1.0, ..., 2.0], np.ones(3), "still holds ... or None"),
+        ([True, True], np.ones(2), "made of truth values, not numbers"),
+        (torch.ones(2, dtype=torch.bool), np.ones(2), "made of truth values, not numbers"),
+        (np.ma.array([1.0, 1.0], mask=[0, 1]), np.ones(2), "a masked array"),
         (None, G, "still to be found"),
     ],
 )
@@ -197,6 +207,14 @@ def test_slips_in_arrays_are_recognised(answer, expected, message):
     verdict = checks.array(answer, expected, examples=M, name="gradients")
     assert not verdict
     assert message in verdict.message
+
+
+def test_truth_values_are_compared_where_they_are_asked():
+    expected = torch.tensor([True, False, True])
+    assert checks.array([True, False, True], expected)
+    assert "wrong in 1 of 3" in checks.array([True, True, True], expected).message
+    assert checks.function(lambda x: x > 1, lambda x: x > 1, CASES, name="large")
+    assert checks.number(torch.tensor(True), True)
 
 
 def test_wrong_arrays_of_the_exercise_are_recognised():
@@ -240,6 +258,10 @@ def leaves(x):
     raise SystemExit(3)
 
 
+def closes(x):
+    raise GeneratorExit
+
+
 def forgets_to_return(x):
     x.mean()
 
@@ -258,6 +280,7 @@ def forgets_to_return(x):
         (raises_strangely, "it raised StrangeError."),
         (not_written, "it is still to be written: it raises NotImplementedError"),
         (leaves, "it raised SystemExit: 3."),
+        (closes, "it raised GeneratorExit."),
         (forgets_to_return, "it returns nothing: does it end with return?"),
         (lambda x: mean, "the result is a function, not its value"),
     ],
@@ -310,6 +333,8 @@ def test_the_reader_may_interrupt():
 
     with pytest.raises(KeyboardInterrupt):
         checks.function(interrupted, mean, CASES)
+    with pytest.raises(KeyboardInterrupt):
+        checks.number(hostile(["__array__"], KeyboardInterrupt), 1.0)
 
 
 def test_faults_of_the_exercise_around_a_function_are_errors():
@@ -340,7 +365,16 @@ SPECIAL = [
     "__repr__", "__str__", "__call__", "__complex__", "__array_interface__", "__array_struct__",
     "__signature__", "__torch_function__", "__buffer__", "__dlpack__", "__deepcopy__",
 ]  # fmt: skip
-ERRORS = [ValueError, TypeError, RecursionError, MemoryError, SystemExit, NotImplementedError]
+
+
+class Odd(BaseException):
+    pass
+
+
+ERRORS = [
+    ValueError, TypeError, RecursionError, MemoryError, SystemExit, NotImplementedError,
+    GeneratorExit, Odd,
+]  # fmt: skip
 
 
 def inside_an_array(thing):

@@ -22,6 +22,7 @@ from gencoh_lib import download
 from gencoh_lib.download import DownloadError, fetch
 
 CONTENT = bytes(range(256)) * 1200  # 307,200 bytes: several chunks, none of them aligned
+IMPOSSIBLE_HOST = "a..b"  # an empty label: refused before anybody is asked for the address
 CHECKSUM = hashlib.sha256(CONTENT).hexdigest()
 
 
@@ -39,6 +40,7 @@ class Server(ThreadingHTTPServer):
         self.honours_range = True
         self.shift = 0  # a range starts this many bytes after the one that was asked for
         self.status = None
+        self.length = None  # what to announce instead of the truth
         self.transfer = "length"  # or "chunked", or "close": the end of the connection is the end
         self.ranges = []
 
@@ -72,7 +74,7 @@ class Handler(BaseHTTPRequestHandler):
             end = len(server.content)
             self.send_header("Content-Range", f"bytes {start}-{end - 1}/{end}")
         if server.transfer == "length":
-            self.send_header("Content-Length", str(len(body)))
+            self.send_header("Content-Length", server.length or str(len(body)))
         if server.transfer == "chunked":
             self.send_header("Transfer-Encoding", "chunked")
         self.end_headers()
@@ -93,15 +95,15 @@ class Handler(BaseHTTPRequestHandler):
 
 @pytest.fixture(autouse=True)
 def loopback_only(monkeypatch):
-    """Fail loudly if a test would reach for any other host, or go through a proxy."""
+    """Fail loudly if a test would reach for any host that exists, or go through a proxy."""
     connect = socket.create_connection
 
     def guarded(address, *arguments, **keywords):
-        assert address[0] == "127.0.0.1", f"a test asked for {address[0]}"
+        assert address[0] in {"127.0.0.1", IMPOSSIBLE_HOST}, f"a test asked for {address[0]}"
         return connect(address, *arguments, **keywords)
 
     monkeypatch.setattr(socket, "create_connection", guarded)
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("no_proxy", "*")
     monkeypatch.setenv("GENCOH_FRONT_END", "static")
 
 
@@ -131,7 +133,7 @@ def half_done(target, content=CONTENT[:100_000]):
 
 def assert_done(target):
     assert target.read_bytes() == CONTENT
-    assert not part_of(target).exists()
+    assert [path.name for path in target.parent.iterdir()] == [target.name]  # no part, no lock
 
 
 @pytest.mark.parametrize("transfer", ["length", "chunked", "close"])
@@ -140,6 +142,13 @@ def test_file_arrives_whole_however_it_is_sent(server, target, transfer):
     assert fetch(server.url, target, sha256=CHECKSUM) == target
     assert_done(target)
     assert server.ranges == [None]
+
+
+@pytest.mark.parametrize("length", ["abc", "-5", "1e3"])
+def test_length_that_is_no_number_counts_as_none(server, target, length):
+    server.length = length
+    fetch(server.url, target, sha256=CHECKSUM)
+    assert_done(target)
 
 
 def test_file_that_is_there_is_not_fetched_again(server, target):
@@ -273,6 +282,11 @@ def test_offline_says_what_from_where_and_where_to_put_it(target):
     assert not part_of(target).exists()
 
 
+def test_name_that_no_host_can_have_is_not_reached(target):
+    with pytest.raises(DownloadError, match=r"cannot reach a\.\.b .* by hand"):
+        fetch(f"http://{IMPOSSIBLE_HOST}/digits.bin", target, sha256=CHECKSUM)
+
+
 def test_offline_keeps_what_an_earlier_attempt_got(target, monkeypatch):
     half_done(target)
 
@@ -306,6 +320,44 @@ def test_another_file_in_the_place_is_left_alone(server, target):
         fetch(server.url, target, sha256=CHECKSUM)
     assert target.read_bytes() == b"my own notes"
     assert server.ranges == []
+
+
+def parent_is_a_file(target):
+    target.parent.write_bytes(b"")
+
+
+def target_is_a_folder(target):
+    target.mkdir(parents=True)
+
+
+def part_is_a_folder(target):
+    part_of(target).mkdir(parents=True)
+
+
+@pytest.mark.parametrize("obstacle", [parent_is_a_file, target_is_a_folder, part_is_a_folder])
+def test_what_is_in_the_way_is_named_with_the_remedy(server, target, obstacle):
+    obstacle(target)
+    with pytest.raises(
+        DownloadError, match=r"cannot read or write .*folder=.*GENCOH_DATA"
+    ) as caught:
+        fetch(server.url, target, sha256=CHECKSUM)
+    assert str(target) in str(caught.value)
+    assert server.ranges == []
+    assert not target.is_file()
+
+
+@pytest.mark.parametrize("call", ["mkdir", "open"])
+def test_folder_that_cannot_be_written_to_is_named_with_the_remedy(
+    server, target, monkeypatch, call
+):
+    def refused(path, *arguments, **keywords):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(type(target), call, refused)  # root may write anywhere, so no chmod
+    with pytest.raises(DownloadError, match=r"Permission denied.*folder=.*GENCOH_DATA"):
+        fetch(server.url, target, sha256=CHECKSUM)
+    monkeypatch.undo()
+    assert not target.exists()
 
 
 def test_interrupt_keeps_the_part_and_frees_the_lock(server, target, monkeypatch):

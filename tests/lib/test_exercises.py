@@ -8,6 +8,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -54,9 +55,16 @@ def test_published_code_passes_its_check(label):
         ("ex-batch", 32 * 0.4 / (1 + 31 * 0.4), "wrong way"),
         ("ex-uniform-logits", 1, "cancel"),
         ("ex-corrected", lambda g: g.sum(0).square().sum() / g.square().sum() / len(g), ""),
-        ("ex-construct", lambda m, target: torch.eye(m), "target|times|0.5"),
+        (
+            "ex-construct",
+            lambda m, target: torch.eye(m),
+            "result is 1, which is too large",
+        ),
         ("ex-construct", lambda m, target: 2 * torch.eye(m), "lengths"),
         ("ex-construct", lambda m, target: torch.ones(m), r"\[m, p\]"),
+        ("ex-construct", lambda m, target: torch.eye(m).bool(), "truth values, not numbers"),
+        ("ex-construct", lambda m, target: torch.eye(m).cfloat(), "complex"),
+        ("ex-construct", lambda m, target: np.ma.array(np.eye(m), mask=np.eye(m)), "masked"),
         ("ex-construct", lambda m: torch.eye(m), "argument"),
         ("ex-construct", 3, "function"),
     ],
@@ -65,6 +73,24 @@ def test_slips_are_named(label, answer, hint):
     verdict = exercises.check(label, answer)
     assert not verdict.passed
     assert re.search(hint, verdict.message), verdict.message
+
+
+def test_equal_gradients_are_not_taken_for_sums_in_place_of_means():
+    def equal(m, target):
+        return torch.ones(m, 1)
+
+    message = exercises.check("ex-construct", equal).message
+    assert message.endswith("(2, 0.3): the result is 2, which is too large.")
+
+
+def test_no_exception_of_an_answer_gets_out_of_an_exercise():
+    class Odd(BaseException):
+        pass
+
+    def raises(m, target):
+        raise Odd
+
+    assert "it raised Odd" in exercises.check("ex-construct", raises).message
 
 
 @pytest.mark.parametrize("label", sorted(published()))
@@ -78,3 +104,9 @@ def test_no_answer_of_any_type_raises(label, nothing):
 def test_an_unknown_label_names_the_nearest():
     with pytest.raises(ValueError, match=r"no exercise 'ex-bach'; did you mean 'ex-batch'"):
         exercises.check("ex-bach", 1)
+
+
+@pytest.mark.parametrize("label", [["ex-batch"], 3, None])
+def test_what_is_no_label_is_an_unknown_one(label):
+    with pytest.raises(ValueError, match="there is no exercise"):
+        exercises.check(label, 1)

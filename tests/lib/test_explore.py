@@ -158,9 +158,9 @@ def test_same_call_gives_the_same_bytes_in_another_process(static):
     assert len(outputs) == 1
 
 
-def test_two_blocks_on_a_page_have_two_ids(static):
-    one = soup(explore.sliders(draw, strength=[1, 2])).find(class_="gencoh")["id"]
-    two = soup(explore.sliders(draw, strength=[1, 3])).find(class_="gencoh")["id"]
+def test_two_blocks_on_a_page_have_two_marks(static):
+    one = soup(explore.sliders(draw, strength=[1, 2])).find(class_="gencoh")["data-block"]
+    two = soup(explore.sliders(draw, strength=[1, 3])).find(class_="gencoh")["data-block"]
     assert one != two
 
 
@@ -203,9 +203,17 @@ def test_draw_may_update_one_figure(static):
     assert pictures[0] != pictures[1]
 
 
-@pytest.mark.parametrize("values", [np.array([0, 2]), torch.tensor([0, 2]), range(0, 3, 2), (0, 2)])
+@pytest.mark.parametrize(
+    "values",
+    [np.array([0, 2]), torch.tensor([0, 2]), range(0, 3, 2), (0, 2), list(np.arange(0, 3, 2)),
+     [np.float32(0), np.float32(2)], list(torch.tensor([0, 2])), [0, np.array(2)]],
+)  # fmt: skip
 def test_values_may_come_from_anywhere_and_arrive_as_plain_numbers(static, values):
-    assert explore.sliders(draw, strength=values).parameters == {"strength": (0, 2)}
+    shown = explore.sliders(draw, strength=values, start={"strength": values[1]})
+    assert shown.parameters == {"strength": (0, 2)}
+    assert shown.first.values == {"strength": 2}
+    plain = [*shown.parameters["strength"], shown.first.values["strength"]]
+    assert {type(value) for value in plain} <= {int, float}
 
 
 def test_values_may_be_words(static):
@@ -336,6 +344,13 @@ def test_functions_must_be_functions(anywhere, name, given):
     functions = {"draw": draw, name: given}
     with pytest.raises(TypeError, match=rf"{name} is .*e.g. {name}=lambda strength: ..."):
         explore.sliders(functions.pop("draw"), **functions, strength=STRENGTHS)
+
+
+@pytest.mark.parametrize("name", ["alt", "read_out", "title", "start"])
+@pytest.mark.parametrize("others", [{}, {"strength": STRENGTHS}])
+def test_parameter_with_a_name_of_the_call_is_named(anywhere, name, others):
+    with pytest.raises(TypeError, match=rf"^{name} is \[1, 2\]: give .* rename it"):
+        explore.sliders(lambda **_: draw(1), **{name: [1, 2]}, **others)
 
 
 @pytest.mark.parametrize("wrong", [lambda strength: None, lambda strength: (draw(strength), 1)])

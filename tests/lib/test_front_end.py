@@ -48,15 +48,25 @@ def test_progress_is_silent_on_the_static_page(monkeypatch, capsys):
 
 def test_block_holds_its_style_and_its_script_finds_it():
     block = front_end.html_block("quiz", "<p>body</p>")
-    (name,) = set(re.findall(r'(?<=id=")gencoh-[0-9a-f]{12}', block))
+    (name,) = set(re.findall(r'(?<=data-block=")gencoh-[0-9a-f]{12}', block))
     assert "<style>" in block
-    assert f'[id="{name}"]' in block.split("<script>")[1]
-    assert "BLOCK_ID" not in block
+    assert f"""querySelectorAll('[data-block="{name}"]')""" in block.split("<script>")[1]
+    assert "BLOCK" not in block
+
+
+@pytest.mark.parametrize("kind", ["sliders", "quiz", "verdict"])
+def test_no_id_is_on_a_page_twice_where_a_block_is(kind):
+    assert not re.search(r"\sid=", front_end.html_block(kind, "<p>body</p>").split("<script>")[0])
+
+
+def test_block_without_assets_is_an_error():
+    with pytest.raises(ValueError, match="kind is 'slider', which has no assets"):
+        front_end.html_block("slider", "")
 
 
 def test_block_is_the_same_for_the_same_content_only():
     def name(body):
-        return re.search(r'id="(\S+)"', front_end.html_block("quiz", body)).group(1)
+        return re.search(r'data-block="(\S+)"', front_end.html_block("quiz", body)).group(1)
 
     assert name("one") == name("one")
     assert name("one") != name("two")

@@ -5,13 +5,16 @@ initialisations is their mean, variance and range.
 """
 
 import math
+from collections import OrderedDict
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
+from torch.nn.utils import parametrizations, prune
 
 from gencoh_lib import models
 
@@ -88,8 +91,15 @@ def test_linear_model_without_bias_starts_at_zero():
 
 @pytest.mark.parametrize(
     ("layer", "fan_in", "fan_out"),
-    [(nn.Linear(200, 300), 200, 300), (nn.Conv2d(20, 30, 3), 180, 270)],
-    ids=["linear", "conv"],
+    [
+        (nn.Linear(200, 300), 200, 300),
+        (nn.Conv1d(50, 60, 5), 250, 300),
+        (nn.Conv2d(20, 30, 3), 180, 270),
+        (nn.Conv3d(10, 20, 3), 270, 540),
+        (nn.Conv2d(60, 120, 3, groups=6), 90, 180),
+        (nn.Conv2d(600, 600, 3, groups=600), 9, 9),
+    ],
+    ids=["linear", "conv1d", "conv2d", "conv3d", "grouped", "depthwise"],
 )
 def test_variances_are_those_of_the_papers(layer, fan_in, fan_out):
     n = layer.weight.numel()
@@ -155,10 +165,31 @@ def test_initialise_leaves_other_layers_alone():
     assert norm.weight.tolist() == [7, 7, 7]
 
 
+@pytest.mark.parametrize(
+    ("bad", "reason"),
+    [
+        (nn.ConvTranspose2d(2, 2, 3), "'bad' .ConvTranspose2d. is a transposed convolution"),
+        (parametrizations.weight_norm(nn.Linear(3, 3)), "'bad' .* from other parameters"),
+        (parametrizations.orthogonal(nn.Conv1d(3, 3, 1)), "'bad' .* from other parameters"),
+        (prune.random_unstructured(nn.Linear(3, 3), "weight", 1), "'bad' .* parametrise or prune"),
+        (prune.random_unstructured(nn.Linear(3, 3), "bias", 1), "'bad' .* weight or bias"),
+    ],
+    ids=["transposed", "weight_norm", "orthogonal", "pruned", "pruned bias"],
+)
+def test_initialise_refuses_layers_that_it_would_miss_and_changes_nothing(bad, reason):
+    network = nn.Sequential(OrderedDict(good=nn.Linear(3, 3), bad=bad))
+    before = parameters(network)
+    with pytest.raises(ValueError, match=f"layer {reason}"):
+        models.initialise(network, seed=0)
+    assert torch.equal(before, parameters(network))
+
+
 # --- refusals --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("sizes", [[], [64], [64, 0], [64, -1, 10], [64, 1.5, 10], [64, "10"]])
+@pytest.mark.parametrize(
+    "sizes", [[], [64], [64, 0], [64, -1, 10], [64, 1.5], [64, "10"], [64, True], 64, "64"]
+)
 def test_mlp_refuses_impossible_sizes(sizes):
     with pytest.raises(ValueError, match="sizes must be 2 or more whole numbers, each at least 1"):
         models.mlp(sizes, seed=0)
@@ -171,6 +202,8 @@ def test_mlp_refuses_impossible_sizes(sizes):
         ({"image_shape": (1, 1, 8, 8)}, r"image_shape must be \(channels, height, width\)"),
         ({"image_shape": (0, 8, 8)}, "each at least 1"),
         ({"channels": ()}, "channels must be 1 or more whole numbers"),
+        ({"classes": 2.5}, r"classes must be 1 or more whole numbers.*got \[2\.5\]"),
+        ({"channels": 3}, "channels must be 1 or more whole numbers, each at least 1; got 3"),
         ({"classes": 0}, "classes must be 1 or more whole numbers"),
         ({"channels": (2, 2, 2, 2)}, "8 x 8 picture vanishes when 4 stages .* at most 3 channels"),
     ],
@@ -184,3 +217,17 @@ def test_cnn_refuses_impossible_shapes(keywords, message):
 def test_unknown_initialisation_is_refused_with_the_nearest_name(build):
     with pytest.raises(ValueError, match=r"no initialisation 'xaver'.*Did you mean 'xavier'"):
         build(initialisation="xaver", seed=0)
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_seed_that_is_no_whole_number_is_refused(build):
+    with pytest.raises(TypeError, match="seed must be a whole number, got None"):
+        build(seed=None)
+
+
+def test_sizes_may_come_from_numpy():
+    network = models.mlp(np.array([4, 3]), seed=np.int64(0))
+    assert torch.equal(parameters(network), parameters(models.mlp([4, 3], seed=0)))
+    assert repr(network.layer1) == "Linear(in_features=4, out_features=3, bias=True)"
+    pictures = models.cnn(np.array([1, 8, 8]), channels=np.array([2]), seed=0)
+    assert pictures(torch.zeros(3, 64)).shape == (3, 10)

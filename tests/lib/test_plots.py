@@ -42,6 +42,10 @@ def line_chart(alt=ALT):
         ("   a loss curve     ", ValueError, "too short"),
         ("figures/gradient-coherence.png", ValueError, "name of a file"),
         ("gradient_coherence_by_layer.svg", ValueError, "name of a file"),
+        ("my pictures/loss curve final.png", ValueError, "name of a file"),
+        ("The loss curve of\nthe last run.JPEG", ValueError, "name of a file"),
+        ("x" * 40, ValueError, "too short"),
+        ("loss loss Loss loss loss loss", ValueError, "too short"),
     ],
 )
 def test_figure_wants_a_description_and_says_what_for(alt, error, reason):
@@ -281,6 +285,29 @@ def test_matplotlib_s_own_colours_would_fail():
     assert min(least_difference(usual, vision) for vision in VISION) < 15
 
 
+# The axis of training steps
+
+
+def test_step_axis_begins_at_step_zero_and_is_logarithmic_from_one_on():
+    _, ax = plots.figure(alt=ALT)
+    ax.plot([0, 1, 10, 100], [4, 3, 2, 1])
+    plots.step_axis(ax, np.int64(100))
+    assert ax.get_xlabel() == "step"
+    assert ax.get_xlim() == (0, 100)
+    at = ax.transData.transform([[step, 0] for step in (0, 1, 10, 100)])[:, 0]
+    assert np.isfinite(at).all()
+    assert np.diff(at)[1] == pytest.approx(np.diff(at)[2])
+    assert ax.get_xticks()[0] == 0
+
+
+@pytest.mark.parametrize("steps", [0, -3, 2.5, True, "600", None, float("nan")])
+def test_step_axis_wants_a_number_of_steps_and_else_leaves_the_axis_alone(steps):
+    _, ax = plots.figure(alt=ALT)
+    with pytest.raises(ValueError, match=r"^steps is .*: give the number of training steps"):
+        plots.step_axis(ax, steps)
+    assert ax.get_xscale() == "linear"
+
+
 # Spread
 
 
@@ -310,6 +337,22 @@ def test_spread_wants_one_row_a_seed(runs):
     with pytest.raises(ValueError, match=r"runs has shape .* runs must be \[seeds, points\]"):
         plots.spread(ax, range(3), runs, label="loss")
     assert not ax.lines
+
+
+def test_axes_in_place_of_the_figure_are_named():
+    _, ax = plots.figure(alt=ALT)
+    with pytest.raises(TypeError, match="fig is of type CourseAxes: give the matplotlib Figure"):
+        plots.png(ax)
+
+
+def test_no_picture_gets_into_a_page_without_a_description():
+    with pytest.raises(ValueError, match="too short"):
+        plots.image_html(line_chart(), b"bytes", "")
+
+
+def test_public_names_are_those_of_this_module():
+    for thing in (plots.CourseFigure, plots.check_alt, plots.png, plots.image_html):
+        assert thing.__module__ == "gencoh_lib.plots"
 
 
 def test_data_uri_holds_the_png():

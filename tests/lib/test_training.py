@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from gencoh_lib import data, models, training
+from gencoh_lib import coherence, data, models, training
 from gencoh_lib.data import Dataset
 from gencoh_lib.training import Evaluate, Evaluation, History, evaluate, train
 
@@ -221,10 +221,12 @@ def test_probes_see_eval_mode_and_gradients_and_training_sees_train_mode(digits)
 
 
 def meddling(model):
-    """A probe that draws random numbers, backpropagates and changes modes."""
+    """A probe that draws random numbers, backpropagates and changes every setting it can."""
     torch.rand(3)
     model.train()
     model(torch.ones(2, 64)).sum().backward()
+    torch.set_num_threads(2)
+    torch.set_grad_enabled(False)
     return 0.0
 
 
@@ -236,6 +238,28 @@ def test_probes_do_not_change_the_run(digits):
         runs.append(weights(model))
     assert torch.equal(runs[0], runs[1])
     assert torch.equal(runs[0], runs[2])
+
+
+def test_probes_find_the_settings_of_the_run_whatever_the_one_before_did(digits):
+    def settings(model):
+        return [model.training, torch.is_grad_enabled(), torch.get_num_threads(), torch.rand(1)]
+
+    first = {"a": settings, "meddling": meddling, "b": settings}
+    history = train(dropout(), digits, steps=2, learning_rate=0.1, probes=first, at=[0, 1])
+    assert history.records["a"] == history.records["b"]
+    assert history.records["a"][0][:3] == [False, True, 1]
+
+
+def test_threads_of_the_run_outlast_a_probe(digits):
+    seen = []
+
+    def loss(outputs, targets):
+        seen.append((torch.get_num_threads(), torch.is_grad_enabled()))
+        return training.cross_entropy(outputs, targets)
+
+    probes = {"meddling": meddling}
+    train(network(), digits, steps=3, learning_rate=0.1, probes=probes, at=range(3), loss=loss)
+    assert seen == [(1, True)] * 3
 
 
 def test_error_in_a_probe_says_which_and_when(toy):
@@ -325,15 +349,55 @@ def test_divergence_names_the_step_and_the_remedy(toy):
     with pytest.raises(
         FloatingPointError, match=r"loss is (inf|nan) at step \d+.*rate below 1e\+80"
     ):
-        toy_run(toy, learning_rate=1e80)
-    with pytest.raises(FloatingPointError, match="a parameter is not finite at step 1: "):
-        toy_run(toy, steps=1, learning_rate=math.inf)
+        toy_run(toy, learning_rate=1e80, probes={})
+
+
+@pytest.mark.parametrize("probes", [{}, None, {"late": meddling}], ids=["none", "default", "own"])
+@pytest.mark.parametrize("steps", [1, 2])
+def test_parameter_that_overflows_is_noticed_before_any_probe_sees_it(toy, probes, steps):
+    scaled = Dataset("scaled", toy.train.x * 1e10, toy.train.y, 0, "here")
+    arguments = {"learning_rate": 1e300, "loss": training.half_squared_error, "at": [1]}
+    with pytest.raises(
+        FloatingPointError, match=r"a parameter is not finite at step 1: .* below 1e\+300"
+    ):
+        train(line(), scaled, steps=steps, probes=probes, **arguments)
+
+
+def test_loss_that_overflows_in_the_last_update_is_noticed_by_the_default_probe(digits):
+    with pytest.raises(
+        FloatingPointError, match=r"the loss of the probe 'train' is (nan|inf) at step 1: "
+    ):
+        train(network(), digits, steps=1, learning_rate=1e38)
+
+
+def test_probe_that_fails_because_the_run_diverged_is_reported_as_divergence(digits):
+    with pytest.raises(FloatingPointError, match=r"the loss is not finite at step [123]") as caught:
+        train(
+            network(),
+            digits,
+            steps=4,
+            learning_rate=1e30,
+            probes={"coherence": coherence.Probe(digits.take(range(20)))},
+            at=range(4),
+        )
+    assert isinstance(caught.value.__cause__, ValueError)
+    assert "in the probe 'coherence'" in caught.value.__cause__.__notes__[0]
+
+
+@pytest.mark.parametrize("rate", [-0.1, math.nan, math.inf])
+def test_learning_rate_is_finite_and_not_negative(toy, rate):
+    model, called = line(), []
+    with pytest.raises(ValueError, match=f"learning_rate must be finite .* got {rate} at step 0"):
+        toy_run(toy, model, learning_rate=rate, probes={"p": called.append})
+    assert not called
+    assert not weights(model).any()
+    with pytest.raises(ValueError, match=f"learning_rate must be finite .* got {rate} at step 3"):
+        toy_run(toy, model, learning_rate=lambda step: rate if step == 3 else 0.1)
 
 
 def test_nan_in_the_data_is_noticed_at_once(toy):
-    x = toy.train.x.clone()
-    x[2, 1] = math.nan
-    broken = Dataset("broken", x, toy.train.y, 0, "here")
+    broken = toy.train.take(range(4))
+    broken.x[2, 1] = math.nan
     with pytest.raises(
         FloatingPointError, match=r"loss is nan at step 0.*look for NaN in the data"
     ):
@@ -360,6 +424,41 @@ def test_impossible_arguments_are_refused_before_the_first_update(digits, keywor
     with pytest.raises(ValueError, match=message):
         train(model, digits, **{"steps": 5, "learning_rate": 0.1} | keywords)
     assert torch.equal(weights(model), weights(network()))
+
+
+@pytest.mark.parametrize(
+    ("keywords", "message"),
+    [
+        ({"steps": 3.0}, r"steps must be a whole number, got 3\.0"),
+        ({"seed": None}, "seed must be a whole number, got None"),
+        ({"threads": 1.5}, "threads must be a whole number, got 1.5"),
+        ({"batch_size": 10.5}, r"batch_size must be a whole number, got 10\.5"),
+        ({"at": [1.5]}, r"at must be a list of whole numbers, got \[1\.5\]"),
+        ({"at": 3}, "at must be a list of whole numbers, got 3"),
+    ],
+)
+def test_what_is_not_a_whole_number_is_refused(digits, keywords, message):
+    model = network()
+    with pytest.raises(TypeError, match=message):
+        train(model, digits, **{"steps": 5, "learning_rate": 0.1} | keywords)
+    assert torch.equal(weights(model), weights(network()))
+
+
+@pytest.mark.parametrize(
+    "use",
+    [lambda *a: train(*a, steps=1, learning_rate=0.1, probes={}), evaluate],
+    ids=["train", "evaluate"],
+)
+def test_another_type_in_the_model_than_in_the_data_is_explained(digits, use):
+    model = models.mlp([64, 10], seed=0, dtype=torch.float64)
+    with pytest.raises(RuntimeError) as caught:
+        use(model, digits)
+    (note,) = caught.value.__notes__
+    assert "the inputs are torch.float32, but the model has parameters of torch.float64" in note
+    assert "model.to(torch.float32)" in note
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied") as caught:
+        use(models.mlp([32, 10], seed=0), digits)  # the types agree, so nothing to add
+    assert not hasattr(caught.value, "__notes__")
 
 
 def test_model_without_anything_to_train_is_refused(digits):
@@ -391,6 +490,13 @@ def test_evaluation_is_in_eval_mode_and_puts_modes_back(digits):
     with pytest.raises(ValueError, match=r"one number an example, shape \[200\], got \(\)"):
         evaluate(model, digits, loss=F.cross_entropy)
     assert [module.training for module in model.modules()] == modes
+
+
+def test_evaluation_refuses_impossible_batch_sizes(digits):
+    with pytest.raises(ValueError, match="batch_size must be at least 1, got 0"):
+        evaluate(network(), digits, batch_size=0)
+    with pytest.raises(TypeError, match=r"batch_size must be a whole number, got 0\.5"):
+        evaluate(network(), digits, batch_size=0.5)
 
 
 def test_regression_has_no_accuracy(toy):
@@ -429,6 +535,10 @@ def test_log_steps_refuses_what_has_no_answer():
         training.log_steps(-1, 5)
     with pytest.raises(ValueError, match="points must be at least 2, got 1"):
         training.log_steps(10, 1)
+    with pytest.raises(TypeError, match=r"steps must be a whole number, got 10\.5"):
+        training.log_steps(10.5, 3)
+    with pytest.raises(TypeError, match=r"points must be a whole number, got 3\.5"):
+        training.log_steps(10, 3.5)
 
 
 # --- History ---------------------------------------------------------------------------------
@@ -489,6 +599,49 @@ def test_series_of_what_is_not_a_number_is_refused(history):
     ragged = History((0, 1), {"v": (torch.zeros(2), torch.zeros(3))})
     with pytest.raises(TypeError, match="array of the same shape at every step"):
         ragged.series("v")
+
+
+def test_path_names_keys_that_are_not_strings_as_they_print():
+    history = History((0, 1), {"norm": ({0: 1.0, (1, 2): 5.0}, {0: 2.0, (1, 2): 6.0})})
+    assert history.series("norm.0").tolist() == [1, 2]
+    assert repr(history).splitlines()[1].split(maxsplit=2) == ["step", "norm.0", "norm.(1, 2)"]
+
+
+def test_series_takes_the_number_types_of_torch_that_numpy_lacks():
+    values = tuple(torch.tensor(v, dtype=torch.bfloat16) for v in (0.5, 1.5))
+    assert History((0, 1), {"norm": values}).series("norm").tolist() == [0.5, 1.5]
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ({"a": 1.0}, {"b": 2.0}),
+        ({"a": 1.0}, {"a": "much"}),
+        (1.0, None),
+        (None, 1.0),
+        (1j, 2j),
+        (torch.tensor(1j), torch.tensor(2j)),
+        ({"": 1.0}, {"": 2.0}),
+        (1.0, torch.ones(2)),
+    ],
+    ids=repr,
+)
+def test_what_is_not_a_number_at_every_step_has_no_column(values):
+    history = History((0, 1), {"odd": values, "even": (2.0, 4.0)})
+    assert repr(history).splitlines()[1].split() == ["step", "even"]
+    assert [ax.get_ylabel() for ax in history.plot().axes] == ["even"]
+
+
+def test_series_that_changes_its_type_names_both():
+    with pytest.raises(TypeError, match="'v' leads to float or NoneType, which is neither"):
+        History((0, 1), {"v": (1.0, None)}).series("v")
+
+
+def test_history_without_steps_or_with_missing_entries_is_refused():
+    with pytest.raises(ValueError, match="one step at least"):
+        History((), {})
+    with pytest.raises(ValueError, match="probe 'norm' has 1 entries for 2 steps"):
+        History((0, 1), {"norm": (1.0,)})
 
 
 def test_history_prints_a_table(history):
@@ -555,6 +708,11 @@ def test_log_scale_keeps_step_0(history):
     assert ax.get_xscale() == "symlog"
     low, _ = ax.get_xlim()
     assert low <= 0
+
+
+def test_plot_refuses_an_unknown_scale(history):
+    with pytest.raises(ValueError, match="xscale must be 'linear' or 'log', got 'lin'"):
+        history.plot("norm", xscale="lin")
 
 
 def test_plot_refuses_arrays(history):
