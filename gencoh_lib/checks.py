@@ -176,6 +176,7 @@ def function(
     examples: int | Callable[..., int] | None = None,
     tolerance: float = 1e-6,
     name: str | None = None,
+    mistakes: Mapping[str, Callable[..., Any]] | None = None,
 ) -> Verdict:
     """Check a function, by calling it on several cases and comparing with a reference.
 
@@ -195,6 +196,8 @@ def function(
         As :func:`number` and :func:`array`.
     name
         What the message calls the function; by default the name of ``reference``.
+    mistakes
+        For each slip worth recognising, what to say and a function that makes it.
 
     Returns
     -------
@@ -228,7 +231,8 @@ def function(
         expected = _finite(reference(*copies(case)), "the result of reference")
         where = f"{called}, case {at} of {len(cases)} ({', '.join(map(_describe, case))})"
         call = Call.run(answer, case)
-        problem = call.problem or _problem(call.result, expected, m, tolerance, "the result", {})
+        known = {text: slip(*copies(case)) for text, slip in (mistakes or {}).items()}
+        problem = call.problem or _problem(call.result, expected, m, tolerance, "the result", known)
         if problem:
             return Verdict(False, f"{where}: {problem}")
     return Verdict(True, f"{called} is correct in {len(cases)} case{'s' * (len(cases) != 1)}.")

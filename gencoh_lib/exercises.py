@@ -64,28 +64,52 @@ def _three_gradients(answer: object) -> Verdict:
             "That adds lengths, not vectors: directions matter.": (3 + 4 + 5) ** 2 / 50,
             "That is alpha; m-coherence is m times as large.": 2 / 3,
             "That is the squared length of the sum; divide by the sum of squared lengths.": 100.0,
+            "That is Q, the denominator.": 50.0,
+            "That is what three equal gradients would give.": 3.0,
+            "That is what orthogonal gradients would give; the third one helps both others.": 1.0,
         },
     )
 
 
 def _samples() -> list[tuple[Tensor]]:
-    """Samples of several sizes: agreeing, orthogonal, cancelling, and without a pattern."""
+    """Samples of several sizes: one without a pattern, orthogonal, cancelling, agreeing."""
     generator = torch.Generator().manual_seed(0)
     return [
-        (torch.ones(3, 2, dtype=torch.float64),),
+        (torch.randn(7, 3, generator=generator, dtype=torch.float64) + 0.5,),
         (2 * torch.eye(4, dtype=torch.float64),),
         (torch.eye(4, dtype=torch.float64) - 0.25,),
-        (torch.randn(7, 3, generator=generator, dtype=torch.float64) + 0.5,),
+        (torch.ones(3, 2, dtype=torch.float64),),
     ]
 
 
 def _corrected(answer: object) -> Verdict:
+    def agreement(gradients: Tensor) -> Tensor:
+        return gradients.sum(0).square().sum()
+
+    def energy(gradients: Tensor) -> Tensor:
+        return gradients.square().sum()
+
     return checks.function(
         answer,
-        lambda gradients: from_gradients(gradients).alpha_corrected,
+        lambda g: from_gradients(g).alpha_corrected,
         _samples(),
-        examples=len,
         name="alpha_corrected",
+        mistakes={
+            "That is m-coherence, which counts the diagonal: take each example's help to itself "
+            "away, and divide by the number of others.": lambda g: agreement(g) / energy(g),
+            "That is alpha: the diagonal is still in it.": (
+                lambda g: agreement(g) / energy(g) / len(g)
+            ),
+            "The diagonal is gone; now divide by the number of others, m - 1.": (
+                lambda g: (agreement(g) - energy(g)) / energy(g)
+            ),
+            "Divide by the number of others, m - 1, not by m.": (
+                lambda g: (agreement(g) - energy(g)) / energy(g) / len(g)
+            ),
+            "One row is one example: sum over axis 0.": (
+                lambda g: from_gradients(g.T).alpha_corrected
+            ),
+        },
     )
 
 

@@ -444,3 +444,10 @@ def test_a_name_that_a_metaclass_hides_is_found():
 
     answer = Meta("Odd", (), {})()
     assert "of type Odd" in checks.number(answer, 1.0).message
+
+
+def test_a_function_that_makes_a_known_slip_is_told_which():
+    slips = {"That is the sum, not the mean.": lambda x: sum(x)}
+    verdict = checks.function(sum, lambda x: sum(x) / len(x), [([1.0, 4.0],)], mistakes=slips)
+    assert not verdict.passed
+    assert "That is the sum" in verdict.message

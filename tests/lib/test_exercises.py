@@ -54,7 +54,12 @@ def test_published_code_passes_its_check(label):
         ("ex-batch", 0.4 / (50 - 49 * 0.4), "number of batches"),
         ("ex-batch", 32 * 0.4 / (1 + 31 * 0.4), "wrong way"),
         ("ex-uniform-logits", 1, "cancel"),
-        ("ex-corrected", lambda g: g.sum(0).square().sum() / g.square().sum() / len(g), ""),
+        ("ex-three-gradients", 3, "equal gradients"),
+        ("ex-three-gradients", 1, "orthogonal"),
+        ("ex-three-gradients", 50, "denominator"),
+        ("ex-corrected", lambda g: g.sum(0).square().sum() / g.square().sum() / len(g), "alpha"),
+        ("ex-corrected", lambda g: g.sum(0).square().sum() / g.square().sum(), "m-coherence"),
+        ("ex-corrected", lambda g: g.sum(0).square().sum() / g.square().sum() - 1, "m - 1"),
         (
             "ex-construct",
             lambda m, target: torch.eye(m),
