@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from statistics import NormalDist
 from types import MappingProxyType
 
@@ -75,8 +75,9 @@ class Coherence:
         The same by the module that owns the parameters.
     frozen : tuple of str
         Parameters that were left out because they do not require a gradient.
-    unused : tuple of str
-        Parameters that no loss depends on; their gradients are zero.
+    routes : mapping of str to str
+        How each parameter was measured: "rule" (fast), "general" (exact too, and slower), or
+        "unused" where no loss depends on it and its gradients are zero.
     reason : str or None
         Why something is NaN.
 
@@ -101,7 +102,7 @@ class Coherence:
     by_parameter: Mapping[str, Block]
     by_layer: Mapping[str, Block]
     frozen: tuple[str, ...] = ()
-    unused: tuple[str, ...] = ()
+    routes: Mapping[str, str] = field(default_factory=dict)
     reason: str | None = None
 
     @property
@@ -130,7 +131,9 @@ class Coherence:
                 for name, b in self.by_layer.items()
             ]
         lines += [f"  frozen, not measured: {', '.join(self.frozen)}"] if self.frozen else []
-        lines += [f"  no loss depends on: {', '.join(self.unused)}"] if self.unused else []
+        for route, label in (("unused", "no loss depends on"), ("general", "the slow route took")):
+            named = [name for name, taken in self.routes.items() if taken == route]
+            lines += [f"  {label}: {', '.join(named)}"] if named else []
         lines += [f"  note: {self.reason}"] if self.reason else []
         return "\n".join(lines)
 
@@ -243,7 +246,7 @@ def summarise(
     *,
     layers: Mapping[str, str] | None = None,
     frozen: tuple[str, ...] = (),
-    unused: tuple[str, ...] = (),
+    routes: Mapping[str, str] | None = None,
 ) -> Coherence:
     """Everything that follows from the summed gradients, the [m] squared norms and g_i . S.
 
@@ -280,7 +283,7 @@ def summarise(
         by_parameter=MappingProxyType({name: block([name]) for name in sums}),
         by_layer=MappingProxyType({layer: block(names) for layer, names in members.items()}),
         frozen=frozen,
-        unused=unused,
+        routes=MappingProxyType(dict(routes or {})),
         reason=reason,
     )
 

@@ -6,6 +6,7 @@ Used by :mod:`gencoh_lib.per_example`. The graph is read and never changed.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -17,6 +18,23 @@ FREED = (
     "or call backward(retain_graph=True)"
 )
 _REMEDY = 'ask for one loss an example, e.g. F.cross_entropy(model(x), y, reduction="none")'
+
+
+@contextmanager
+def explained() -> Iterator[None]:
+    """Say what the usual errors of autograd mean here."""
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if "second time" in text or "been freed" in text:
+            raise ValueError(FREED) from error
+        if "inplace operation" in text:
+            raise ValueError(
+                "parameters or inputs were changed in place after losses were computed, e.g. by "
+                "optimizer.step(): compute the losses anew"
+            ) from error
+        raise
 
 
 def nodes(losses: Tensor) -> Iterator[Any]:
@@ -160,11 +178,9 @@ def refuse_what_hides(
 
 def _uses_the_batch(node: Any, examples: int) -> bool:
     """Whether a batch-norm node normalised by statistics that several examples share."""
-    try:
+    with explained():
         if not getattr(node, "_saved_training", True):
             return False
-    except RuntimeError as error:
-        raise ValueError(FREED) from error
     # InstanceNorm is batch norm over one "example" that holds the channels of the whole batch.
     # It repeats its weight, where batch norm takes the parameter itself. (The shape is that of
     # the gradient: reading the saved input could run a checkpointed forward pass again.)
@@ -182,3 +198,21 @@ def _refuse_batch_norm(layers: list[str]) -> None:
         "one example is not defined by that example alone. Call model.eval() before computing the "
         "losses; a layer without running statistics needs a GroupNorm in its place"
     )
+
+
+def trainable(model: nn.Module) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Refuse a model with nothing to measure; return its parameters, and which are frozen."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(
+            f"model must be a torch.nn.Module, got {type(model).__name__}; the losses come first"
+        )
+    named = dict(model.named_parameters())
+    if not named:
+        raise ValueError(f"the model ({type(model).__name__}) has no parameters to measure")
+    parameters: dict[str, Tensor] = {name: p for name, p in named.items() if p.requires_grad}
+    if not parameters:
+        raise ValueError(
+            f"all {len(named)} parameters of the model are frozen (requires_grad is False): "
+            "unfreeze those that are to be measured, before the losses are computed"
+        )
+    return parameters, tuple(name for name in named if name not in parameters)

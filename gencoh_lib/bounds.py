@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from textwrap import fill
 from types import MappingProxyType
 
 import numpy as np
@@ -58,9 +59,16 @@ class Bound:
         verdict = "vacuous: not below" if self.vacuous else "below"
         lines = [f"bound = {self.value:.4g}  ({verdict} the trivial {self.trivial:g})"]
         lines += [f"  {name:<24s}{term:>12.4g}" for name, term in self.terms.items()]
-        lines += [f"  formula   {self.formula}"]
-        lines += [f"  assumes   {assumption}" for assumption in self.assumptions]
-        return "\n".join([*lines, f"  source    {self.source}"])
+        for label, texts in (
+            ("formula", (self.formula,)),
+            ("assumes", self.assumptions),
+            ("source", (self.source,)),
+        ):
+            lines += [
+                fill(text, 78, initial_indent=f"  {label:<10s}", subsequent_indent=" " * 12)
+                for text in texts
+            ]
+        return "\n".join(lines)
 
 
 def coherence_stability(

@@ -52,7 +52,14 @@ for _object in (Block, Coherence, from_gradients, of_examples, of_minibatches):
     _object.__module__ = __name__  # their public name, in tracebacks and in the API reference
 
 
-def measure(losses: Tensor, model: nn.Module, *, confidence: float = 0.95) -> Coherence:
+def measure(
+    losses: Tensor,
+    model: nn.Module,
+    *,
+    interval: bool = True,
+    confidence: float = 0.95,
+    accumulate_grad: bool = False,
+) -> Coherence:
     r"""Coherence of a model's per-example gradients on one batch.
 
     Parameters
@@ -63,8 +70,13 @@ def measure(losses: Tensor, model: nn.Module, *, confidence: float = 0.95) -> Co
         ``losses.mean().backward()`` may follow.
     model : Module
         The model behind the losses; its parameters that require a gradient are measured.
+    interval : bool
+        Whether to compute the jackknife interval, which costs about three backward passes more.
     confidence : float
         Nominal coverage of the jackknife interval, strictly between 0 and 1.
+    accumulate_grad : bool
+        Whether to add the gradient of the mean loss to each ``.grad``, so that the measurement
+        is also the backward pass of a training step.
 
     Returns
     -------
@@ -81,7 +93,8 @@ def measure(losses: Tensor, model: nn.Module, *, confidence: float = 0.95) -> Co
     -----
     .. math:: \alpha = \frac{\lVert \sum_i g_i \rVert^2}{m \sum_i \lVert g_i \rVert^2}
 
-    Chatterjee and Zielinski (2022). The model's ``.grad``, modes and buffers stay as they are.
+    Chatterjee and Zielinski (2022). The model's ``.grad`` (unless asked for), modes and buffers
+    stay as they are.
 
     Examples
     --------
@@ -92,7 +105,10 @@ def measure(losses: Tensor, model: nn.Module, *, confidence: float = 0.95) -> Co
     """
     accumulator = Accumulator(model, confidence=confidence)
     accumulator.update(losses)
-    accumulator.revisit(losses)
+    if interval:
+        accumulator.revisit(losses)
+    if accumulate_grad:
+        accumulator.add_mean_gradient()
     return accumulator.result()
 
 
@@ -127,26 +143,12 @@ class Accumulator:
 
     def __init__(self, model: nn.Module, *, confidence: float = 0.95) -> None:
         check_confidence(confidence)
-        if not isinstance(model, nn.Module):
-            raise TypeError(
-                f"model must be a torch.nn.Module, got {type(model).__name__}; the order is "
-                "measure(losses, model)"
-            )
-        named = dict(model.named_parameters())
-        if not named:
-            raise ValueError(f"the model ({type(model).__name__}) has no parameters to measure")
-        self._parameters = {name: p for name, p in named.items() if p.requires_grad}
-        if not self._parameters:
-            raise ValueError(
-                f"all {len(named)} parameters of the model are frozen (requires_grad is False): "
-                "unfreeze those that are to be measured, before the losses are computed"
-            )
-        self._frozen = tuple(name for name in named if name not in self._parameters)
+        self._parameters, self._frozen = _graph.trainable(model)
         self._modules = list(model.named_modules())
         self._confidence = confidence
         # a copy, since in-place counters do not see fused optimizers or .data
         self._point = {name: p.detach().clone() for name, p in self._parameters.items()}
-        self._reached: set[str] = set()
+        self._routes = dict.fromkeys(self._parameters, "unused")
         self._losses: list[Tensor] = []
         self._sums: dict[str, Tensor] = {}
         self._squares: dict[str, list[Tensor]] = {name: [] for name in self._parameters}
@@ -157,11 +159,12 @@ class Accumulator:
         if self._inner:
             raise ValueError("update() after revisit(): all batches must be added first")
         self._check(losses)
-        squares, sums = per_example.moments(losses, self._parameters)
-        for name, total in sums.items():
-            self._sums[name] = self._sums.get(name, 0) + total
-            self._squares[name].append(squares[name])
-        self._reached |= _graph.reached(losses, self._parameters)
+        found = per_example.moments(losses, self._parameters)
+        for name, total in found.sums.items():
+            self._sums[name] = self._sums.get(name, 0) + total.to(found.squares[name].dtype)
+            self._squares[name].append(found.squares[name])
+            if found.routes[name] != "unused":
+                self._routes[name] = found.routes[name]
         self._losses.append(losses.detach().clone())
 
     def revisit(self, losses: Tensor) -> None:
@@ -191,8 +194,12 @@ class Accumulator:
             self._confidence,
             layers={name: _layer(name) for name in self._parameters},
             frozen=self._frozen,
-            unused=tuple(name for name in self._parameters if name not in self._reached),
+            routes=self._routes,
         )
+
+    def add_mean_gradient(self) -> None:
+        """Add the gradient of the mean of all losses to each ``.grad``."""
+        per_example.add_mean_gradient(self._parameters, self._sums, sum(map(len, self._losses)))
 
     def _check(self, losses: Tensor) -> None:
         if not all(torch.equal(p.detach(), self._point[n]) for n, p in self._parameters.items()):

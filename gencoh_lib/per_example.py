@@ -6,36 +6,61 @@ Everything here starts from the *vector* of losses (``reduction="none"``) and no
 model, because the autograd graph of that vector knows every use of every parameter: functional
 calls, tied weights, recurrent nets, layers that nobody has seen before.
 
-The route taken is the general one and exact for any graph: row i of the Jacobian is the backward
-pass seeded with the i-th unit vector, and seeds are batched within a byte budget. It costs m
-backward passes over the batch, so small batches are cheaper for the same number of examples:
-see :class:`gencoh_lib.coherence.Accumulator`.
+Two routes lead to the lengths, and each parameter takes the first that is safe for it.
+
+* *By rule*: where one node of a known kind consumes the parameter, and every row that passes
+  belongs to one example, the norms are read off during a single backward pass, at little more
+  than the price of a training step. After Goodfellow (2015); ``_rules`` has the formulas.
+* *General*: row i of the Jacobian is the backward pass seeded with the i-th unit vector. It costs
+  m backward passes, batched within a byte budget, and covers everything: weights that are tied,
+  reused, made from others, or that examples share.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
+from torch.utils.checkpoint import CheckpointError
 
 from gencoh_lib._graph import (
-    FREED,
     check_direction,
     check_losses,
     check_parameters,
+    explained,
+    reached,
     refuse_not_finite,
     refuse_what_hides,
-    widest,
+)
+from gencoh_lib._ownership import Site, idle, sites, watched_backward
+from gencoh_lib._vectors import (
+    BYTE_BUDGET,
+    backward,
+    blocks,
+    examples_within,
+    gradients,
+    gram,
+    wide,
 )
 
-__all__ = ["directional_derivatives", "squared_norms"]
+__all__ = ["directional_derivatives", "gradients", "gram", "squared_norms"]
 
-BYTE_BUDGET = 2**27
+for _function in (gradients, gram):
+    _function.__module__ = __name__  # their public name, in tracebacks and in the API reference
+
+CACHE_BYTES = 2**22  # what a rule forms at a time should stay in the cache
 
 
 def squared_norms(
-    losses: Tensor, named_parameters: Mapping[str, Tensor], *, byte_budget: int = BYTE_BUDGET
+    losses: Tensor,
+    named_parameters: Mapping[str, Tensor],
+    *,
+    accumulate_grad: bool = False,
+    byte_budget: int = BYTE_BUDGET,
 ) -> dict[str, Tensor]:
     r"""Squared norm of the gradient of every example, parameter by parameter.
 
@@ -47,8 +72,11 @@ def squared_norms(
     named_parameters : mapping of str to Tensor
         The parameters to differentiate by, e.g. ``dict(model.named_parameters())``; each must
         require a gradient.
+    accumulate_grad : bool
+        Whether to add the gradient of the *mean* loss to each ``.grad``, as
+        ``losses.mean().backward()`` would: one backward pass then serves both.
     byte_budget : int
-        Bytes that the gradients in flight may take; at least one example is always done.
+        Bytes that gradients on the general route may take; one example is always done.
 
     Returns
     -------
@@ -70,8 +98,7 @@ def squared_norms(
     What is returned is the derivative of ``losses[i]``, exactly. Where a model mixes examples by
     hand, ``z - z.mean(0)``, that derivative depends on the rest of the batch; of all the ways to
     mix examples only batch norm is recognised, and inside ``torch.compile`` not even that.
-    ``.grad`` of the parameters is neither read nor written; hooks on tensors fire as in any
-    backward pass.
+    ``.grad`` is untouched unless asked for; hooks on tensors fire as in any backward pass.
 
     Examples
     --------
@@ -80,7 +107,10 @@ def squared_norms(
     >>> squared_norms(x @ w, {"w": w})["w"].tolist()
     [25.0, 4.0]
     """
-    return moments(losses, named_parameters, byte_budget=byte_budget)[0]
+    found = moments(losses, named_parameters, byte_budget=byte_budget)
+    if accumulate_grad:
+        add_mean_gradient(named_parameters, found.sums, len(losses))
+    return found.squares
 
 
 def directional_derivatives(
@@ -132,31 +162,128 @@ def directional_derivatives(
     if fast is not None:
         return fast
     parts = [
-        torch.stack([(g * v).flatten(1).sum(1) for g, v in zip(gradients, along, strict=True)])
-        for gradients in _gradients(losses, parameters, byte_budget)
+        torch.stack([(g * v).flatten(1).sum(1) for g, v in zip(rows, along, strict=True)])
+        for rows in _general(losses, parameters, byte_budget)
     ]
     return torch.cat([part.sum(0) for part in parts])
 
 
+def add_mean_gradient(
+    named_parameters: Mapping[str, Tensor], sums: Mapping[str, Tensor], examples: int
+) -> None:
+    """Add the mean gradient to ``.grad``, as a backward pass of the mean loss would."""
+    for name, parameter in named_parameters.items():
+        gradient = (sums[name] / examples).to(parameter)
+        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+
+
+@dataclass(frozen=True)
+class Moments:
+    """What one sweep over the gradients gives.
+
+    ``squares`` [m] and ``sums`` are by name; ``routes`` says how: "rule", "general", or "unused".
+    """
+
+    squares: dict[str, Tensor]
+    sums: dict[str, Tensor]
+    routes: dict[str, str]
+
+
 def moments(
     losses: Tensor, named_parameters: Mapping[str, Tensor], *, byte_budget: int = BYTE_BUDGET
-) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
-    """Squared norms [m] of the gradients and their sum, by name, from the same sweep."""
+) -> Moments:
+    """Squared norms [m] of the gradients and their sum, by name."""
     check_losses(losses)
-    parameters = check_parameters(named_parameters)
+    check_parameters(named_parameters)
     refuse_what_hides(losses, named_parameters)
-    wide = torch.float32 if losses.device.type == "mps" else torch.float64
-    norms: dict[str, list[Tensor]] = {name: [] for name in named_parameters}
-    sums = {name: p.new_zeros(p.shape, dtype=wide) for name, p in named_parameters.items()}
-    for gradients in _gradients(losses, parameters, byte_budget):
-        for name, gradient in zip(named_parameters, gradients, strict=True):
-            norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=wide)
-            norms[name].append(norm.square())
-            sums[name] += gradient.sum(0, dtype=wide)
-    squares = {name: torch.cat(chunks) for name, chunks in norms.items()}
+    with explained():
+        try:
+            squares, sums = _by_rules(losses, named_parameters)
+        except CheckpointError:  # checkpointed tensors can be unpacked only once a pass
+            squares, sums = {}, {}
+    routes = dict.fromkeys(squares, "rule")
+    connected = reached(losses, named_parameters)
+    slow = {
+        n: p
+        for n, p in named_parameters.items()
+        if n not in squares and (n in connected or not p.is_leaf)
+    }
+    if slow or not squares:
+        more = _by_seeds(losses, slow or named_parameters, byte_budget)
+        squares |= more[0]
+        sums |= more[1]
+        routes |= dict.fromkeys(more[0], "general")
+    for name, parameter in named_parameters.items():
+        if name not in squares:
+            squares[name] = losses.new_zeros(len(losses), dtype=wide(losses))
+            sums[name] = torch.zeros_like(parameter.detach())
+            routes[name] = "unused"
     for name, values in squares.items():
         refuse_not_finite(values, f"the gradients by {name!r}")
+    order = list(named_parameters)
+    return Moments(
+        {name: squares[name] for name in order},
+        {name: sums[name] for name in order},
+        {name: routes[name] for name in order},
+    )
+
+
+def _by_rules(
+    losses: Tensor, named_parameters: Mapping[str, Tensor]
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """One backward pass, in which every parameter that has a rule is measured as it goes by."""
+    found = sites(losses, named_parameters, CACHE_BYTES)
+    if not found:
+        return {}, {}
+    squares: dict[str, Tensor] = {}
+    by_node: dict[Any, list[Site]] = {}
+    for site in found:
+        by_node.setdefault(site.rule.node, []).append(site)
+
+    def watcher(group: list[Site]) -> Callable[[Tensor], None]:
+        def see(gradient: Tensor) -> None:
+            for site in group:
+                rows = site.layout(site.rule.rows(gradient.detach()))
+                squares[site.name] = site.rule.norms(rows, site.layout).to(wide(losses))
+
+        return see
+
+    asked = {site.name: site.rule.use.parameter for site in found if not site.fused}
+    fused = {node for node, group in by_node.items() if all(site.fused for site in group)}
+    edges = [GradientEdge(node, 0) for node in idle(losses, fused, asked.values())]
+    watch = {node: watcher(group) for node, group in by_node.items()}
+    inputs = [*asked.values(), *edges]
+    caught = watched_backward(losses, inputs, torch.ones_like(losses.detach()), watch)
+    sums = {n: g.to_dense() for n, g in zip(asked, caught, strict=False) if g is not None}
+    for edge, gradient in zip(edges, caught[len(asked) :], strict=True):
+        if gradient is not None and by_node[edge.node][0].name not in squares:
+            watch[edge.node](gradient)
+    sums |= {s.name: s.rule.sum for s in found if s.fused and s.rule.sum is not None}
+    return {n: squares[n] for n in sums if n in squares}, {n: t.detach() for n, t in sums.items()}
+
+
+def _by_seeds(
+    losses: Tensor, named_parameters: Mapping[str, Tensor], byte_budget: int
+) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """The general route: every gradient is formed, in chunks, and squared and added up."""
+    dtype = wide(losses)
+    norms: dict[str, list[Tensor]] = {name: [] for name in named_parameters}
+    sums = {name: p.new_zeros(p.shape, dtype=dtype) for name, p in named_parameters.items()}
+    for rows in _general(losses, list(named_parameters.values()), byte_budget):
+        for name, gradient in zip(named_parameters, rows, strict=True):
+            norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=dtype)
+            norms[name].append(norm.square())
+            sums[name] += gradient.sum(0, dtype=dtype)
+    squares = {name: torch.cat(chunks) for name, chunks in norms.items()}
     return squares, {name: total.detach() for name, total in sums.items()}
+
+
+def _general(
+    losses: Tensor, parameters: list[Tensor], byte_budget: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Gradients of consecutive examples, each [c, *parameter shape], c as the budget allows."""
+    step = examples_within(losses, parameters, byte_budget)
+    return (rows for _, rows in blocks(losses, parameters, step))
 
 
 def _jacobian_vector_product(
@@ -170,8 +297,8 @@ def _jacobian_vector_product(
         seed = torch.rand(len(losses), generator=generator).to(losses.detach()).add_(0.5)
         seed.requires_grad_()
         try:
-            gradients = _grad(losses, parameters, seed, create_graph=True)
-            parts = [(g * v).sum() for g, v in zip(gradients, along, strict=True)]
+            rows = backward(losses, parameters, seed, create_graph=True)
+            parts = [(g * v).sum() for g, v in zip(rows, along, strict=True)]
             total = torch.stack(parts).sum()
             (answer,) = torch.autograd.grad(total, seed)
         except RuntimeError:  # some operation has no second derivative
@@ -180,52 +307,3 @@ def _jacobian_vector_product(
     given_back = answer * seed.detach()
     slack = 1e3 * torch.finfo(losses.dtype).eps * float(given_back.abs().sum())
     return answer if abs(float(given_back.sum() - total.detach())) <= slack else None
-
-
-def _gradients(
-    losses: Tensor, parameters: list[Tensor], byte_budget: int
-) -> Iterator[tuple[Tensor, ...]]:
-    """Gradients of consecutive examples, each [c, *parameter shape], c as the budget allows.
-
-    Every seed runs through the whole batch, so beside the parameters' gradients it holds a few
-    gradients of the widest activation.
-    """
-    held = sum(parameter.numel() for parameter in parameters) + 3 * widest(losses)
-    examples, step = len(losses), max(1, int(byte_budget) // (held * losses.element_size()))
-    for start in range(0, examples, step):
-        seeds = torch.zeros(min(step, examples - start), examples).to(losses.detach())
-        seeds[:, start:].fill_diagonal_(1)
-        try:
-            yield _grad(losses, parameters, seeds, is_grads_batched=True)
-        except RuntimeError:  # an operation that cannot be batched: one example after the other
-            rows = [_grad(losses, parameters, seed) for seed in seeds]
-            yield tuple(torch.stack(row) for row in zip(*rows, strict=True))
-
-
-def _grad(
-    losses: Tensor, parameters: list[Tensor], seed: Tensor, **options: bool
-) -> tuple[Tensor, ...]:
-    """torch.autograd.grad that keeps the graph, fills zeros, and explains its usual errors."""
-    try:
-        gradients = torch.autograd.grad(
-            losses, parameters, seed, retain_graph=True, allow_unused=True, **options
-        )
-    except RuntimeError as error:
-        if "second time" in str(error):
-            raise ValueError(FREED) from error
-        if "inplace operation" in str(error):
-            raise ValueError(
-                "parameters or inputs were changed in place after losses were computed, e.g. by "
-                "optimizer.step(): compute the losses anew"
-            ) from error
-        raise
-    if all(gradient is None for gradient in gradients):
-        raise ValueError(
-            "losses depend on none of the given parameters: they belong to another graph, e.g. to "
-            "another copy of the model"
-        )
-    rows = seed.shape[:1] if options.get("is_grads_batched") else ()
-    return tuple(
-        parameter.new_zeros(*rows, *parameter.shape) if gradient is None else gradient.to_dense()
-        for gradient, parameter in zip(gradients, parameters, strict=True)
-    )

@@ -491,7 +491,7 @@ def test_batch_norm_in_training_mode_is_refused_by_the_name_of_its_layer():
 
 def test_arguments_in_the_wrong_order_are_told_apart():
     model, sample = digits_batch()
-    with pytest.raises(TypeError, match=r"must be a torch.nn.Module.*measure\(losses, model\)"):
+    with pytest.raises(TypeError, match=r"must be a torch.nn.Module, got Tensor"):
         coherence.measure(model, losses_of(model, sample))
 
 
@@ -526,7 +526,7 @@ def test_gradients_changed_by_a_hook_are_summed_as_they_are_squared():
 def test_parameters_that_no_loss_uses_are_named():
     model = nn.ModuleDict({"used": nn.Linear(2, 1), "idle": nn.Linear(2, 1)})
     result = coherence.measure(model["used"](torch.eye(2)).squeeze(1), model)
-    assert result.unused == ("idle.weight", "idle.bias")
+    assert result.routes["idle.weight"] == result.routes["idle.bias"] == "unused"
     assert "no loss depends on: idle.weight" in repr(result)
 
 
@@ -669,3 +669,27 @@ def test_the_result_is_frozen():
         result.alpha = 0.5
     with pytest.raises(TypeError):
         result.by_layer["gradients"] = None
+
+
+def test_one_backward_pass_serves_the_measurement_and_the_step():
+    model, sample = digits_batch()
+    coherence.measure(losses_of(model, sample), model, interval=False, accumulate_grad=True)
+    filled = [parameter.grad.clone() for parameter in model.parameters()]
+    model.zero_grad()
+    losses_of(model, sample).mean().backward()
+    for parameter, found in zip(model.parameters(), filled, strict=True):
+        torch.testing.assert_close(found, parameter.grad, rtol=1e-4, atol=1e-6)
+    coherence.measure(losses_of(model, sample), model, accumulate_grad=True)
+    for parameter, found in zip(model.parameters(), filled, strict=True):
+        torch.testing.assert_close(parameter.grad, 2 * found, rtol=1e-4, atol=1e-7)
+
+
+def test_the_slow_route_is_named():
+    layer = nn.Linear(3, 3)
+    model = nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(3, 1))
+    x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+    result = coherence.measure(model(x).squeeze(1), model)
+    assert dict(result.routes) == {
+        "0.weight": "general", "0.bias": "general", "3.weight": "rule", "3.bias": "rule",
+    }  # fmt: skip
+    assert "the slow route took: 0.weight, 0.bias" in repr(result)

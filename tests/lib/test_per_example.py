@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gencoh_lib import _graph, per_example
+from gencoh_lib import _graph, _vectors, per_example
 
 B = 6
 
@@ -196,16 +196,17 @@ def test_the_byte_budget_changes_nothing_but_the_chunks(m, width, budget, seed):
 
 
 def test_a_small_budget_takes_one_example_at_a_time(monkeypatch):
-    x, y = batch((5,))
-    model = build(MODELS["mlp"][0], x)
+    x, y = batch((4,))
+    model = build(used_twice, x)
+    monkeypatch.setattr(per_example, "_by_rules", lambda *_: ({}, {}))
     rows: list[int] = []
-    original = per_example._grad
+    original = _vectors.backward
 
     def counting(losses, parameters, seed, **options):
         rows.append(len(seed))
         return original(losses, parameters, seed, **options)
 
-    monkeypatch.setattr(per_example, "_grad", counting)
+    monkeypatch.setattr(_vectors, "backward", counting)
     losses = F.cross_entropy(model(x), y, reduction="none")
     per_example.squared_norms(losses, dict(model.named_parameters()), byte_budget=1)
     assert rows == [1] * B

@@ -1,0 +1,331 @@
+"""The fast route: models put together at random, and losses in every order.
+
+Truth is a loop over examples in float64. What is measured in float64 must agree to 1e-12, what is
+measured in float32 to the larger of 1e-6 and three times the error of a float32 loop.
+"""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from gencoh_lib import _ownership, per_example
+
+B = 6
+
+
+class Apply(nn.Module):
+    def __init__(self, f):
+        super().__init__()
+        self.f = f
+
+    def forward(self, x):
+        return self.f(x)
+
+
+class Residual(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return x + self.inner(x)
+
+
+class Twice(nn.Module):
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+
+    def forward(self, x):
+        return torch.tanh(self.inner(torch.tanh(self.inner(x))))
+
+
+class Scaled(nn.Module):
+    """A scalar that multiplies everything, and a bias along positions."""
+
+    def __init__(self, *shape):
+        super().__init__()
+        self.scale, self.shift = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.randn(shape))
+
+    def forward(self, x):
+        return self.scale * x + self.shift
+
+
+class Attend(nn.Module):
+    def __init__(self, width, batch_first):
+        super().__init__()
+        self.attend = nn.MultiheadAttention(width, 2, batch_first=batch_first)
+        self.batch_first = batch_first
+
+    def forward(self, x):
+        y = x if self.batch_first else x.transpose(0, 1)
+        y = self.attend(y, y, y, need_weights=False)[0]
+        return x + (y if self.batch_first else y.transpose(0, 1))
+
+
+class ClassToken(nn.Module):
+    """One learned row, expanded to every example and put in front of its positions."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.token = nn.Parameter(torch.randn(1, 1, width))
+
+    def forward(self, x):
+        return torch.cat([self.token.expand(len(x), -1, -1), x], 1)
+
+
+class FromWeights(nn.Module):
+    """A weight made from two others."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.u, self.v = nn.Parameter(torch.randn(width, 2)), nn.Parameter(torch.randn(2, width))
+
+    def forward(self, x):
+        return torch.tanh(x @ (self.u @ self.v))
+
+
+WIDTH = 4
+SEQUENCE = {  # [B, T, 4] to [B, T', 4]
+    "linear": lambda: nn.Linear(WIDTH, WIDTH),
+    "no bias": lambda: nn.Linear(WIDTH, WIDTH, bias=False),
+    "layer norm": lambda: nn.LayerNorm(WIDTH),
+    "rms norm": lambda: nn.RMSNorm(WIDTH),
+    "residual": lambda: Residual(nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Tanh())),
+    "twice": lambda: Twice(nn.Linear(WIDTH, WIDTH)),
+    "scaled": lambda: Scaled(WIDTH),
+    "attention": lambda: Attend(WIDTH, batch_first=True),
+    "attention, time first": lambda: Attend(WIDTH, batch_first=False),
+    "token": lambda: ClassToken(WIDTH),
+    "made weights": lambda: FromWeights(WIDTH),
+    "weight norm": lambda: nn.utils.parametrizations.weight_norm(nn.Linear(WIDTH, WIDTH)),
+    "over time": lambda: Apply(lambda x: x.flip(1)),
+    "gelu": nn.GELU,
+    "in-place relu": lambda: nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.ReLU(inplace=True)),
+    "gru": lambda: nn.Sequential(nn.GRU(WIDTH, WIDTH, batch_first=True), Apply(lambda out: out[0])),
+}
+IMAGE = {  # [B, 4, 6, 6] to the same
+    "conv": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1),
+    "conv, circular": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1, padding_mode="circular"),
+    "conv, same": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding="same", bias=False),
+    "conv, dilated": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=2, dilation=2),
+    "conv, depthwise": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH),
+    "conv, grouped": lambda: nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=2),
+    "conv 1x1": lambda: nn.Conv2d(WIDTH, WIDTH, 1),
+    "down and up": lambda: nn.Sequential(
+        nn.Conv2d(WIDTH, 3, 2, stride=2), nn.ConvTranspose2d(3, WIDTH, 2, stride=2)
+    ),
+    "up, grouped": lambda: nn.ConvTranspose2d(WIDTH, WIDTH, 3, padding=1, groups=2),
+    "group norm": lambda: nn.GroupNorm(2, WIDTH),
+    "instance norm": lambda: nn.InstanceNorm2d(WIDTH, affine=True),
+    "batch norm, eval": lambda: nn.BatchNorm2d(WIDTH).eval(),
+    "residual": lambda: Residual(nn.Sequential(nn.Conv2d(WIDTH, WIDTH, 3, padding=1), nn.Tanh())),
+    "twice": lambda: Twice(nn.Conv2d(WIDTH, WIDTH, 3, padding=1)),
+    "scaled": lambda: Scaled(WIDTH, 1, 1),
+    "pool": lambda: nn.MaxPool2d(3, stride=1, padding=1),
+    "spectral norm": lambda: nn.utils.parametrizations.spectral_norm(
+        nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+    ).eval(),
+    "linear on channels": lambda: nn.Sequential(
+        Apply(lambda x: x.movedim(1, -1)),
+        nn.Linear(WIDTH, WIDTH),
+        Apply(lambda x: x.movedim(-1, 1)),
+    ),
+}
+HEADS = {
+    "sequence": lambda: [Apply(lambda x: x.mean(1)), nn.Linear(WIDTH, 3)],
+    "image": lambda: [Apply(lambda x: x.mean((2, 3))), nn.Linear(WIDTH, 3)],
+}
+MENU = {"sequence": SEQUENCE, "image": IMAGE}
+SHAPE = {"sequence": (5, WIDTH), "image": (WIDTH, 6, 6)}
+ORDERS = {
+    "plain": lambda losses: (losses, list(range(B)), torch.ones(B)),
+    "permuted": lambda losses: (losses[[3, 1, 0, 5, 2, 4]], [3, 1, 0, 5, 2, 4], torch.ones(B)),
+    "sliced": lambda losses: (losses[1:4], [1, 2, 3], torch.ones(3)),
+    "picked": lambda losses: (losses[[4, 2]], [4, 2], torch.ones(2)),
+    "stacked": lambda losses: (torch.stack([losses[5], losses[0]]), [5, 0], torch.ones(2)),
+    "flipped": lambda losses: (losses.flip(0), list(range(B))[::-1], torch.ones(B)),
+    "weighted": lambda losses: (
+        losses * torch.arange(B), list(range(B)), torch.arange(B).double()
+    ),
+}  # fmt: skip
+
+
+def build(kind: str, names: list[str], seed: int) -> nn.Module:
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = nn.Sequential(*(MENU[kind][name]() for name in names), *HEADS[kind]())
+        # parameters at zero or one hide what they are multiplied by
+        for parameter in model.parameters():
+            parameter.data += 0.1 * torch.randn_like(parameter)
+    return model
+
+
+def loop(model: nn.Module, x: Tensor, y: Tensor, rows: list[int], weights: Tensor) -> Tensor:
+    """[m] squared norms over all parameters, one example at a time."""
+    parameters = list(model.parameters())
+    found = []
+    for i, weight in zip(rows, weights, strict=True):
+        loss = weight * F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
+        gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+        found.append(sum(g.double().square().sum() for g in gradients if g is not None))
+    return torch.stack([torch.as_tensor(f, dtype=torch.float64) for f in found]).detach()
+
+
+def measured(model, x, y, order):
+    losses, rows, weights = ORDERS[order](F.cross_entropy(model(x), y, reduction="none"))
+    result = per_example.moments(losses, dict(model.named_parameters()))
+    return result, rows, weights
+
+
+@settings(deadline=None, max_examples=120, derandomize=True)
+@given(data=st.data())
+def test_random_models_agree_with_a_loop_in_float64(data):
+    kind = data.draw(st.sampled_from(sorted(MENU)))
+    names = data.draw(st.lists(st.sampled_from(sorted(MENU[kind])), min_size=1, max_size=4))
+    order = data.draw(st.sampled_from(sorted(ORDERS)))
+    seed = data.draw(st.integers(0, 1000))
+    model = build(kind, names, seed)
+    generator = torch.Generator().manual_seed(seed)
+    x, y = torch.randn(B, *SHAPE[kind], generator=generator), torch.arange(B) % 3
+
+    exact = copy.deepcopy(model).double()
+    result, rows, weights = measured(exact, x.double(), y, order)
+    truth = loop(exact, x.double(), y, rows, weights)
+    found = sum(result.squares.values())
+    torch.testing.assert_close(found, truth, rtol=1e-11, atol=1e-20)
+    total = sum(
+        w * F.cross_entropy(exact(x[i : i + 1].double()), y[i : i + 1])
+        for i, w in zip(rows, weights, strict=True)
+    )
+    sums = torch.autograd.grad(total, list(exact.parameters()), allow_unused=True)
+    for (name, parameter), want in zip(exact.named_parameters(), sums, strict=True):
+        want = torch.zeros_like(parameter) if want is None else want
+        torch.testing.assert_close(result.sums[name].double(), want, rtol=1e-9, atol=1e-12)
+
+    result, rows, weights = measured(model, x, y, order)
+    naive = (loop(model, x, y, rows, weights) - truth).abs() / truth.clamp(min=1e-30)
+    error = (sum(result.squares.values()).detach() - truth).abs() / truth.clamp(min=1e-30)
+    assert float(error.max()) <= max(1e-6, 3 * float(naive.max()))
+
+
+def test_ordinary_layers_take_the_fast_route_and_reused_weights_the_general_one():
+    model = build("sequence", ["linear", "layer norm", "attention", "twice", "made weights"], 0)
+    x, y = torch.randn(B, 5, WIDTH, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    routes = per_example.moments(losses, dict(model.named_parameters())).routes
+    slow = {name for name, route in routes.items() if route == "general"}
+    assert slow == {"3.inner.weight", "3.inner.bias", "4.u", "4.v"}
+    assert set(routes.values()) == {"rule", "general"}
+
+
+def test_every_image_layer_that_has_a_rule_uses_it():
+    names = [name for name in IMAGE if name not in ("twice", "scaled", "spectral norm")]
+    for name in names:
+        model = build("image", [name, "pool"], 0)  # after a mean, a scale would have no gradient
+        x = torch.randn(B, WIDTH, 6, 6, generator=torch.Generator().manual_seed(0))
+        losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
+        routes = per_example.moments(losses, dict(model.named_parameters())).routes
+        assert set(routes.values()) == {"rule"}, (name, routes)
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+@pytest.mark.parametrize("positions", [3, 9])
+def test_convolutions_in_every_dimension_by_patches_and_by_pixels(dimensions, positions):
+    # few positions and many channels: the Gram matrix of pixels; else the patches
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    size = positions if dimensions < 3 else 4
+    model = nn.Sequential(
+        conv(3, 16, 3, padding=1, stride=2), nn.Tanh(), conv(16, 8, 2), nn.Flatten()
+    ).double()  # fmt: skip
+    model.append(nn.LazyLinear(3).double())
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(B, 3, *[size] * dimensions, generator=generator, dtype=torch.float64)
+    y = torch.arange(B) % 3
+    model(x)
+    losses = F.cross_entropy(model(x), y, reduction="none")
+    result = per_example.moments(losses, dict(model.named_parameters()))
+    truth = loop(model, x, y, list(range(B)), torch.ones(B))
+    torch.testing.assert_close(sum(result.squares.values()), truth, rtol=1e-11, atol=0)
+    assert set(result.routes.values()) == {"rule"}
+
+
+class RollsWithTheData(nn.Module):
+    """Mixes examples where the data say so: what a cached layout must not miss."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.last = nn.Linear(4, 4), nn.Linear(4, 3)
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        return self.last(torch.where(x[:, :1] > 0, h, h.roll(1, 0)))
+
+
+def test_rows_that_move_with_the_data_are_probed_again():
+    _ownership._layouts.clear()
+    model, y = RollsWithTheData().double(), torch.arange(B) % 3
+    generator = torch.Generator().manual_seed(0)
+    x = torch.rand(B, 4, generator=generator, dtype=torch.float64) + 0.1
+    named = dict(model.named_parameters())
+    for batch in (x, torch.cat([x[:2], -x[2:]]), x):  # straight, mixed, straight
+        losses = F.cross_entropy(model(batch), y, reduction="none")
+        found = per_example.squared_norms(losses, named)
+        rows = [torch.autograd.grad(one, list(named.values()), retain_graph=True) for one in losses]
+        for k, name in enumerate(named):
+            want = torch.stack([row[k].square().sum() for row in rows])
+            torch.testing.assert_close(found[name], want, rtol=1e-11, atol=1e-20)
+
+
+class SharesALittle(nn.Module):
+    """Every example leans on its neighbour by a small amount."""
+
+    def __init__(self, amount):
+        super().__init__()
+        self.first, self.last, self.amount = nn.Linear(4, 4), nn.Linear(4, 3), amount
+
+    def forward(self, x):
+        h = torch.tanh(self.first(x))
+        return self.last(h + self.amount * h.roll(1, 0))
+
+
+@pytest.mark.parametrize("amount", [1.0, 0.1, 1e-3])
+def test_examples_that_mix_by_hand_take_the_general_route(amount):
+    model = SharesALittle(amount)
+    x = torch.randn(B, 4, generator=torch.Generator().manual_seed(0))
+    losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
+    routes = per_example.moments(losses, dict(model.named_parameters())).routes
+    assert routes["first.weight"] == routes["first.bias"] == "general"
+    assert routes["last.weight"] == "rule"
+
+
+def test_a_second_batch_of_the_same_shape_is_not_probed_again(monkeypatch):
+    _ownership._layouts.clear()
+    probes = []
+    original = _ownership._probe
+    monkeypatch.setattr(_ownership, "_probe", lambda *a: probes.append(1) or original(*a))
+    model = build("image", ["conv", "pool", "group norm"], 0)
+    for seed in range(3):
+        x = torch.randn(B, WIDTH, 6, 6, generator=torch.Generator().manual_seed(seed))
+        losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
+        per_example.squared_norms(losses, dict(model.named_parameters()))
+    assert len(probes) == 1
+
+
+def test_a_saved_attribute_that_torch_no_longer_has_means_the_general_route(monkeypatch):
+    monkeypatch.setattr(
+        _ownership.Linear, "fits", classmethod(lambda cls, use: use.node._saved_gone)
+    )
+    model = build("sequence", ["linear"], 0)
+    x, y = torch.randn(B, 5, WIDTH, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
+    result, rows, weights = measured(model, x, y, "plain")
+    assert result.routes["0.weight"] == "general"
+    truth = loop(model, x, y, rows, weights)
+    torch.testing.assert_close(sum(result.squares.values()), truth, rtol=1e-5, atol=0)
