@@ -4,10 +4,11 @@
 
 PYTHON ?= python3
 PORT ?= 8000
+BENCH ?=
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck clean
+.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench clean
 
 help:  ## list the commands
 	@grep -E '^[a-z ]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z ]+):.*## /\1\t/' | expand -t 22
@@ -36,6 +37,10 @@ nbval pages browser: env  ## one gate on the built book: cells again, pages, Chr
 
 linkcheck: book  ## ask every external link (needs the internet)
 	@$(RUN) tools.external_links
+
+bench:  ## what per-example gradients cost, beside a plain step and other libraries
+	@$(PYTHON) -m benchmarks.environment
+	@OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 .venv-bench/bin/python -m benchmarks.run $(BENCH)
 
 clean:  ## remove what was built, but not .venv
 	rm -rf _build build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
 from gencoh_lib._rules import Arrange, Rule, Use, gram_norms, squares, total
 
@@ -15,7 +16,7 @@ from gencoh_lib._rules import Arrange, Rule, Use, gram_norms, squares, total
 class Convolution(Rule):
     r"""A linear map of patches: :math:`g = \sum_t b_t u_t^\top` over positions t, u a patch.
 
-    Early layers, with many positions and few channels, form g. Late layers sum
+    Early layers, with many positions and few channels, form g in chunks. Late layers sum
     :math:`(u_t\cdot u_{t'})(b_t\cdot b_{t'})`, with the Gram matrix of patches made of shifted
     windows of the Gram matrix of *pixels*, which is smaller by the size of the kernel.
     """
@@ -39,48 +40,32 @@ class Convolution(Rule):
             return self._by_pixels(x[:, 0], b[:, 0])
         if self.node._saved_transposed:
             x, b = b, x  # the gradient plays the input, and the input the gradient
-        groups, parts, sums = self.node._saved_groups, [], []
-        for x_group, b_group in zip(x.chunk(groups, 2), b.chunk(groups, 2), strict=True):
-            parts.append(self._by_patches(x_group, b_group))
-            sums.append(self.sum)
-        self.sum = sums[0] if groups == 1 else torch.cat([s for s in sums if s is not None])
-        return parts[0] if groups == 1 else torch.stack(parts).sum(0)
+        return self._by_gradients(x, b)
 
-    def _by_patches(self, x: Tensor, b: Tensor) -> Tensor:
-        """Form the gradients; x is [m, T, c, *size], b [m, T, p, *out]."""
-        m, t, c = x.shape[:3]
-        p, out = b.shape[2], b.shape[3:]
-        kernel = self.use.parameter.shape[2:]
-        entries, positions = math.prod(kernel) * c, math.prod(out)
+    def _by_gradients(self, x: Tensor, b: Tensor) -> Tensor:
+        """Form the gradients; x is [m, T, c, *size], b [m, T, p, *out].
+
+        Every application becomes a group of its own in one wide convolution.
+        """
+        m, t = x.shape[:2]
+        shape = self.use.parameter.shape
+        every: tuple[Callable[..., Tensor], ...] = (conv1d_weight, conv2d_weight, conv3d_weight)
+        weight_gradient = every[len(shape) - 3]
+        geometry = (self.node._saved_stride, self.node._saved_padding, self.node._saved_dilation)
 
         def form(part: slice) -> Tensor:
-            u = self._patches(x[part].flatten(0, 1), out)
-            n = len(u) // t
-            flowing = b[part].flatten(3).transpose(1, 2).reshape(n, p, t * positions)
-            return flowing @ u.reshape(n, t * positions, entries)
+            inputs, flowing = x[part].flatten(0, 2), b[part].flatten(0, 2)
+            n = len(x[part]) * t
+            formed = weight_gradient(
+                inputs[None],
+                [n * shape[0], *shape[1:]],
+                flowing[None],
+                *geometry,
+                n * self.node._saved_groups,
+            )
+            return total(formed.view(-1, t, *shape))
 
-        each = entries * (t * positions + p)
-        result = self.summed_squares(m, each, form, x.element_size())
-        assert self.sum is not None
-        # channels come last in a patch and first after the output in a weight
-        self.sum = self.sum.view(p, *kernel, c).movedim(-1, 1)
-        return result
-
-    def _patches(self, x: Tensor, out: Sequence[int]) -> Tensor:
-        """[n, c, *size] to [n, positions, kernel * c].
-
-        Channels last, so that the copy moves runs of numbers: twice as fast as F.unfold.
-        """
-        x = _padded(x, self.node._saved_padding).movedim(1, -1).contiguous()
-        first, *steps, last = x.stride()
-        strides = (
-            first,
-            *(s * k for s, k in zip(steps, self.node._saved_stride, strict=True)),
-            *(s * k for s, k in zip(steps, self.node._saved_dilation, strict=True)),
-            last,
-        )
-        size = (len(x), *out, *self.use.parameter.shape[2:], x.shape[-1])
-        return x.as_strided(size, strides).flatten(1 + len(out)).flatten(1, len(out))
+        return self.summed_squares(m, t * shape.numel(), form, x.element_size())
 
     def _gram_is_cheaper(self) -> bool:
         """Compare the multiply-adds of the two ways for one example."""

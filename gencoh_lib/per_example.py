@@ -52,7 +52,7 @@ __all__ = ["directional_derivatives", "gradients", "gram", "squared_norms"]
 for _function in (gradients, gram):
     _function.__module__ = __name__  # their public name, in tracebacks and in the API reference
 
-CACHE_BYTES = 2**22  # what a rule forms at a time should stay in the cache
+CACHE_BYTES = 2**21  # what a rule forms at a time should stay in the cache
 
 
 def squared_norms(

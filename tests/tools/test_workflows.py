@@ -74,7 +74,8 @@ def test_a_workflow_is_complete(path):
     assert triggers
     assert loaded["permissions"] == {"contents": "read"}
     for name, job in loaded["jobs"].items():
-        for needed in [job["needs"]] if "needs" in job else []:
+        needs = job.get("needs", [])
+        for needed in [needs] if isinstance(needs, str) else needs:
             assert needed in loaded["jobs"]
         if "uses" in job:
             assert (ROOT / job["uses"]).exists()

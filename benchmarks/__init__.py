@@ -1,0 +1,1 @@
+"""What per-example gradients cost, beside other libraries: ``python -m benchmarks.run``."""
