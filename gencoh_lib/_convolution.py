@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv1d_weight, conv2d_weight, conv3d_weight
 
-from gencoh_lib._rules import Arrange, Rule, Use, gram_norms, squares, total
+from gencoh_lib._rules import Arrange, Rule, Use, gram, gram_norms, squares, total
 
 
 class Convolution(Rule):
@@ -84,19 +84,17 @@ class Convolution(Rule):
         """Sum over pairs of positions; x is [m, c, *size], b [m, p, *out]."""
         out, dims = b.shape[2:], b.dim() - 2
         x = _padded(x, self.node._saved_padding)
-        flat, size = x.flatten(2), x.shape[2:]
-        pixels = (flat.mT @ flat).view(len(x), *size, *size)
-        gram: Tensor | int = 0
+        size = x.shape[2:]
+        pixels = gram(x.flatten(2).mT).view(len(x), *size, *size)
+        patches = torch.zeros((), dtype=pixels.dtype, device=x.device)
         kernel, dilation = self.use.parameter.shape[2:], self.node._saved_dilation
         for offset in torch.cartesian_prod(*map(torch.arange, kernel)).view(-1, dims).tolist():
             window = tuple(
                 slice(o * d, o * d + (n - 1) * s + 1, s)
                 for o, d, n, s in zip(offset, dilation, out, self.node._saved_stride, strict=True)
             )
-            gram = gram + pixels[(slice(None), *window, *window)]
-        flowing = b.flatten(2)
-        assert isinstance(gram, Tensor)
-        return gram_norms(gram.reshape(len(x), -1), flowing.mT @ flowing)
+            patches = patches + pixels[(slice(None), *window, *window)]
+        return gram_norms(patches.reshape(len(x), -1), gram(b.flatten(2).mT))
 
 
 def _padded(x: Tensor, padding: Sequence[int]) -> Tensor:

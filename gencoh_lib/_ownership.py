@@ -1,19 +1,17 @@
 """Which rows of which node belong to which example.
 
-A rule needs the rows of the gradient that flows into its node sorted by example: the first T rows
-may be example 0's, or every m-th one, or any order that slicing and stacking have made. It is not
-deduced but *probed*: the losses are weighted by random codes, and a row that belongs to example i
-alone must scale by the code of i. A row that two examples share scales by neither code, and then
-the parameter goes the general way.
+A rule needs the rows of the gradient that flows into its node sorted by example. Two ways to know.
 
-Probing takes three backward passes, so its outcome is kept for graphs of the same signature: same
-nodes, shapes, wiring and constants, and the same contents of every index that could move rows.
+* *Straight* graphs: every operation, from the parameters to the losses, keeps the first dimension
+  apart. Then the rows are in the order of the losses, whatever the data. Ordinary MLPs and CNNs
+  are straight, and the graph proves it.
+* Otherwise it is *probed*, for every graph anew, since wiring may depend on the data: the losses
+  are weighted by random codes, and a row that belongs to example i alone scales by the code of i.
+  A row that two examples share scales by neither; then the parameter goes the general way.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
@@ -26,11 +24,16 @@ from gencoh_lib._graph import nodes
 from gencoh_lib._rules import Copies, Elementwise, Embedding, Linear, Norm, Rule, Use, widened
 
 _RULES: tuple[type[Rule], ...] = (Linear, Elementwise, Copies, Embedding, Norm, Convolution)
-_KEPT = 64  # signatures
-_layouts: OrderedDict[object, list[Layout | None]] = OrderedDict()
 
-# These save whole numbers that pick entries within a row and never move a row.
-_WITHIN_ROWS = ("NllLoss", "MaxPool", "Embedding", "MaskedFill", "Dropout", "Ctc")
+_POINTWISE = frozenset(
+    f"{name}Backward0"
+    for name in (
+        "Relu", "Tanh", "Sigmoid", "Gelu", "Elu", "LeakyRelu", "Silu", "Softplus", "Hardtanh",
+        "Clone", "NativeDropout", "Exp", "Log", "Neg", "Abs", "Pow", "Sqrt", "Cos", "Sin",
+    )
+)  # fmt: skip
+_PAIRWISE = frozenset(f"{name}Backward0" for name in ("Add", "Sub", "Mul", "Div"))
+_POOLING = ("MaxPool2DWithIndices", "AvgPool2D", "AdaptiveAvgPool2D", "MkldnnAdaptiveAvgPool2D")
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,20 +82,96 @@ def sites(losses: Tensor, named_parameters: Mapping[str, Tensor], byte_budget: i
                 rules[name] = rule
     if not rules:
         return []
-    signature = (tuple(rules), _signature(losses, named_parameters))
-    found = _layouts.get(signature)
-    if found is None:
+    m = len(losses)
+    if straight(losses):
+        found: list[Layout | None] = [Layout(m, "first")] * len(rules)
+    else:
         found = _probe(losses, list(rules.values()))
-        # an index is that of this batch, and a silent row says nothing about the next
-        if all(layout is None or layout.index is None for layout in found):
-            _layouts[signature] = found
-            while len(_layouts) > _KEPT:
-                _layouts.popitem(last=False)
     return [
         Site(name, rule, layout)
         for (name, rule), layout in zip(rules.items(), found, strict=True)
         if layout is not None
     ]
+
+
+def straight(losses: Tensor) -> bool:
+    """Whether the graph alone proves that row i of everything belongs to loss i.
+
+    Every node must map blocks of rows to the same blocks, whatever the numbers in it are.
+    """
+    m = len(losses)
+    return all(
+        hasattr(node, "variable") or node.name() == "TBackward0" or _keeps_rows(node, m)
+        for node in nodes(losses)
+    )
+
+
+def _keeps_rows(node: Any, m: int) -> bool:
+    kind, shape = node.name(), node._input_metadata[0].shape
+    if not len(shape) or shape[0] % m:
+        return False
+    children = [child for child, _ in node.next_functions]
+    weights = {slot for slot, c in enumerate(children) if c is not None and _is_weight(c)}
+    try:
+        if kind in ("AddmmBackward0", "MmBackward0"):
+            last = len(children) - 1  # the matrix on the right; on the left go the rows
+            bias = {0} if last == 2 else set()
+            return weights <= {last} | bias and (children[last] is None or last in weights)
+        if kind == "ConvolutionBackward0":
+            return weights <= {1, 2} and (children[1] is None or 1 in weights)
+        if kind == "EmbeddingBackward0":
+            return weights == {0}
+        if kind in ("NativeGroupNormBackward0", "NativeBatchNormBackward0"):
+            return weights <= {1, 2} and not getattr(node, "_saved_training", False)
+        if kind == "NativeLayerNormBackward0":
+            return weights <= {1, 2} and len(node._saved_normalized_shape) < len(shape)
+        if kind in _PAIRWISE:
+            return all(
+                child is None
+                or (slot in weights and _spreads(child, shape))
+                or (slot not in weights and _shape_of(node, slot) == tuple(shape))
+                for slot, child in enumerate(children)
+            )
+        if weights:
+            return False
+        if kind in _POINTWISE:
+            return True
+        if kind in ("ViewBackward0", "UnsafeViewBackward0", "ReshapeAliasBackward0"):
+            return bool(node._saved_self_sym_sizes[0] % m == 0)
+        if kind in ("LogSoftmaxBackward0", "SoftmaxBackward0", "SelectBackward0", "SliceBackward0"):
+            return _axis(node._saved_dim, len(shape) + (kind[:6] == "Select")) != 0
+        if kind in ("MeanBackward1", "SumBackward1"):
+            rank = len(node._saved_self_sym_sizes)
+            axes = [_axis(axis, rank) for axis in node._saved_dim]
+            return bool(axes) and 0 not in axes
+        if kind == "NllLossBackward0":
+            return int(node._saved_reduction) == 0
+        return kind.startswith(_POOLING) and len(shape) == 4
+    except AttributeError:
+        return False
+
+
+def _is_weight(node: Any) -> bool:
+    """Whether a node is a leaf, or the transpose of one."""
+    if node.name() == "TBackward0":
+        node = node.next_functions[0][0]
+    return hasattr(node, "variable")
+
+
+def _spreads(node: Any, shape: Sequence[int]) -> bool:
+    """Whether a parameter is spread over the first dimension by an elementwise operation."""
+    own = getattr(getattr(node, "variable", None), "shape", shape)
+    return len(own) < len(shape)
+
+
+def _shape_of(node: Any, slot: int) -> tuple[int, ...]:
+    child, output = node.next_functions[slot]
+    return tuple(child._input_metadata[output].shape)
+
+
+def _axis(axis: int, rank: int) -> int:
+    """Normalise a dimension, which autograd keeps without its sign."""
+    return (axis - 2**64 if axis >= 2**63 else axis) % rank
 
 
 def watched_backward(
@@ -157,6 +236,8 @@ def _uses(losses: Tensor, named_parameters: Mapping[str, Tensor]) -> dict[str, l
 
 def _rule(use: Use, byte_budget: int) -> Rule | None:
     """The rule that covers a use; a private attribute that torch has dropped means none."""
+    if use.node._input_metadata[0].dtype.is_complex:
+        return None
     for rule in _RULES:
         try:
             if use.node.name() in rule.kinds and rule.fits(use):
@@ -170,7 +251,9 @@ def _probe(losses: Tensor, rules: Sequence[Rule]) -> list[Layout | None]:
     """The layout at every rule, or None where rows are shared."""
     m = len(losses)
     generator = torch.Generator().manual_seed(0)
-    codes = 1 + torch.stack([torch.randperm(m, generator=generator) for _ in range(2)]) / m
+    # two codes, of both signs and far apart, so that no mixture of some looks like another
+    codes = torch.rand(2, m, generator=generator, dtype=torch.float64).mul_(1.5).add_(0.5)
+    codes *= torch.randint(0, 2, (2, m), generator=generator) * 2 - 1
     codes = codes.to(losses.detach())
     seen: dict[Rule, list[Tensor]] = {rule: [] for rule in rules}
     by_node: dict[Any, list[Rule]] = {}
@@ -200,8 +283,8 @@ def _layout(rows: list[Tensor], codes: Tensor) -> Layout | None:
     accurate = torch.finfo(rows[0].dtype).bits >= 32
     wide = [widened(r) for r in rows]
     sizes = wide[0].norm(dim=1)
-    rounding = max(2e-4, 8 * torch.finfo(rows[0].dtype).eps)
-    slack = rounding * (sizes + 1e-3 * sizes.mean())
+    eps = torch.finfo(rows[0].dtype).eps
+    slack = (8 if not accurate else 256) * eps * (sizes + 0.1 * sizes.mean())
 
     def scales(owner: Tensor) -> Tensor:
         """[R] whether each row scales by its owner's code, both times."""
@@ -221,7 +304,7 @@ def _layout(rows: list[Tensor], codes: Tensor) -> Layout | None:
         return None
     ratio = (wide[1] * wide[0]).sum(1) / sizes.square().clamp(min=torch.finfo(sizes.dtype).tiny)
     owner = _nearest(ratio, codes[0].to(ratio))
-    alive = sizes > 0
+    alive = torch.stack([seen.norm(dim=1) for seen in wide]).amax(0) > 0
     if not bool((scales(owner) | ~alive).all()):
         return None
     return Layout(m, "index", _index(owner, alive, m))
@@ -245,53 +328,3 @@ def _index(owner: Tensor, alive: Tensor, m: int) -> Tensor:
     place = torch.arange(len(rows), device=owner.device) - (counts.cumsum(0) - counts)[owner[rows]]
     index[owner[rows], place] = rows
     return index
-
-
-def _signature(losses: Tensor, named_parameters: Mapping[str, Tensor]) -> object:
-    """What decides where rows go: nodes, shapes, wiring, constants, and contents of indices."""
-    names = {id(parameter): name for name, parameter in named_parameters.items()}
-    order = list(nodes(losses))
-    number = {node: i for i, node in enumerate(order)}
-    described = []
-    for node in order:
-        shapes = tuple(tuple(meta.shape) for meta in node._input_metadata)
-        edges = tuple((number.get(child), slot) for child, slot in node.next_functions)
-        parameter = names.get(id(getattr(node, "variable", None)))
-        described.append((node.name(), shapes, edges, parameter, _constants(node)))
-    return (losses.dtype, losses.device, tuple(described))
-
-
-_attributes: dict[str, tuple[str, ...]] = {}
-
-
-def _constants(node: Any) -> tuple[object, ...]:
-    """Saved numbers of a node, and a digest of every saved index that may move rows."""
-    kind = node.name()
-    if kind not in _attributes:
-        saved = [name for name in dir(node) if name.startswith("_saved_")]
-        _attributes[kind] = tuple(name for name in saved if not _is_data(node, name, kind))
-    values = []
-    for name in _attributes[kind]:
-        value = getattr(node, name)
-        if isinstance(value, Tensor):
-            value = hashlib.sha1(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-        elif isinstance(value, list | tuple):
-            value = tuple(_plain(item) for item in value)
-        values.append(_plain(value))
-    return tuple(values)
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, Tensor):
-        return hashlib.sha1(value.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-    return value if isinstance(value, str | int | float | bool | tuple | None) else repr(value)
-
-
-def _is_data(node: Any, name: str, kind: str) -> bool:
-    """Whether an attribute holds activations, or whole numbers that stay within a row."""
-    value = getattr(node, name)
-    if isinstance(value, list | tuple) and any(isinstance(item, Tensor) for item in value):
-        return all(not isinstance(i, Tensor) or i.is_floating_point() for i in value)
-    if not isinstance(value, Tensor):
-        return False
-    return value.is_floating_point() or value.is_complex() or kind.startswith(_WITHIN_ROWS)

@@ -115,9 +115,15 @@ def widened(t: Tensor) -> Tensor:
 
 
 def gram_norms(inputs: Tensor, flowing: Tensor) -> Tensor:
-    """[m] inner products of two stacks of Gram matrices, whose entries may nearly cancel."""
-    products: Tensor = torch.linalg.vecdot(widened(inputs).flatten(1), widened(flowing).flatten(1))
-    return products
+    """[m] inner products of two stacks of Gram matrices."""
+    products: Tensor = torch.linalg.vecdot(inputs.flatten(1), flowing.flatten(1))
+    return products.clamp_(min=0)
+
+
+def gram(t: Tensor) -> Tensor:
+    """[m, T, d] to [m, T, T] inner products, widened, since what is made of them may cancel."""
+    wide = widened(t)
+    return wide @ wide.mT
 
 
 def total(t: Tensor) -> Tensor:
@@ -137,8 +143,12 @@ class Linear(Rule):
     @classmethod
     def fits(cls, use: Use) -> bool:
         if use.node.name() == "MmBackward0":
-            return use.slot == 1
-        return use.slot == 2 and use.node._saved_alpha == 1
+            return use.slot == 1 and use.node._saved_self.layout == torch.strided
+        return (
+            use.slot == 2
+            and use.node._saved_alpha == 1
+            and use.node._saved_mat1.layout == torch.strided
+        )
 
     def fuses(self, applications: int) -> bool:
         d, p = self._shape
@@ -156,7 +166,7 @@ class Linear(Rule):
         if t == 1:
             return squares(a) * squares(b)
         if not self.fuses(t):
-            return gram_norms(a @ a.mT, b @ b.mT)
+            return gram_norms(gram(a), gram(b))
         left, right = (b, a) if self.use.transposed else (a, b)
         entries = left.shape[-1] * right.shape[-1]
         return self.summed_squares(

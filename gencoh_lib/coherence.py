@@ -199,7 +199,8 @@ class Accumulator:
 
     def add_mean_gradient(self) -> None:
         """Add the gradient of the mean of all losses to each ``.grad``."""
-        per_example.add_mean_gradient(self._parameters, self._sums, sum(map(len, self._losses)))
+        examples = sum(map(len, self._losses))
+        per_example.add_mean_gradient(self._parameters, self._sums, self._routes, examples)
 
     def _check(self, losses: Tensor) -> None:
         if not all(torch.equal(p.detach(), self._point[n]) for n, p in self._parameters.items()):

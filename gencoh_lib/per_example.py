@@ -109,7 +109,7 @@ def squared_norms(
     """
     found = moments(losses, named_parameters, byte_budget=byte_budget)
     if accumulate_grad:
-        add_mean_gradient(named_parameters, found.sums, len(losses))
+        add_mean_gradient(named_parameters, found.sums, found.routes, len(losses))
     return found.squares
 
 
@@ -169,12 +169,26 @@ def directional_derivatives(
 
 
 def add_mean_gradient(
-    named_parameters: Mapping[str, Tensor], sums: Mapping[str, Tensor], examples: int
+    named_parameters: Mapping[str, Tensor],
+    sums: Mapping[str, Tensor],
+    routes: Mapping[str, str],
+    examples: int,
 ) -> None:
     """Add the mean gradient to ``.grad``, as a backward pass of the mean loss would."""
+    for name, total in sums.items():
+        if not bool(torch.isfinite(total).all()):
+            raise ValueError(
+                f"the sum of the gradients by {name!r} overflows {total.dtype}: scale the losses "
+                "down, or call losses.mean().backward() yourself"
+            )
     for name, parameter in named_parameters.items():
+        if routes[name] == "unused":  # a backward pass leaves these alone
+            continue
         gradient = (sums[name] / examples).to(parameter)
-        parameter.grad = gradient if parameter.grad is None else parameter.grad + gradient
+        if parameter.grad is None:
+            parameter.grad = gradient
+        else:
+            parameter.grad += gradient
 
 
 @dataclass(frozen=True)

@@ -270,18 +270,11 @@ class RollsWithTheData(nn.Module):
 
 
 def test_rows_that_move_with_the_data_are_probed_again():
-    _ownership._layouts.clear()
     model, y = RollsWithTheData().double(), torch.arange(B) % 3
     generator = torch.Generator().manual_seed(0)
     x = torch.rand(B, 4, generator=generator, dtype=torch.float64) + 0.1
-    named = dict(model.named_parameters())
     for batch in (x, torch.cat([x[:2], -x[2:]]), x):  # straight, mixed, straight
-        losses = F.cross_entropy(model(batch), y, reduction="none")
-        found = per_example.squared_norms(losses, named)
-        rows = [torch.autograd.grad(one, list(named.values()), retain_graph=True) for one in losses]
-        for k, name in enumerate(named):
-            want = torch.stack([row[k].square().sum() for row in rows])
-            torch.testing.assert_close(found[name], want, rtol=1e-11, atol=1e-20)
+        agree(F.cross_entropy(model(batch), y, reduction="none"), dict(model.named_parameters()))
 
 
 class SharesALittle(nn.Module):
@@ -306,17 +299,168 @@ def test_examples_that_mix_by_hand_take_the_general_route(amount):
     assert routes["last.weight"] == "rule"
 
 
-def test_a_second_batch_of_the_same_shape_is_not_probed_again(monkeypatch):
-    _ownership._layouts.clear()
-    probes = []
-    original = _ownership._probe
-    monkeypatch.setattr(_ownership, "_probe", lambda *a: probes.append(1) or original(*a))
-    model = build("image", ["conv", "pool", "group norm"], 0)
-    for seed in range(3):
-        x = torch.randn(B, WIDTH, 6, 6, generator=torch.Generator().manual_seed(seed))
+STRAIGHT = {
+    "mlp": lambda: nn.Sequential(nn.Flatten(), nn.Linear(144, 5), nn.Tanh(), nn.Linear(5, 3)),
+    "cnn": lambda: nn.Sequential(
+        nn.Conv2d(WIDTH, WIDTH, 3), nn.ReLU(), nn.GroupNorm(2, WIDTH), nn.MaxPool2d(2),
+        nn.BatchNorm2d(WIDTH).eval(), nn.Flatten(), nn.Linear(16, 3),
+    ),
+    "residual": lambda: build("image", ["residual", "conv, grouped"], 0),
+    "over positions": lambda: nn.Sequential(
+        nn.Flatten(2), nn.Linear(36, 4), nn.LayerNorm(4), nn.GELU(), nn.Flatten(), nn.Linear(16, 3)
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STRAIGHT)
+def test_ordinary_networks_are_proved_straight_and_not_probed(name, monkeypatch):
+    monkeypatch.setattr(_ownership, "_probe", lambda *_: pytest.fail("probed"))
+    model = STRAIGHT[name]().double()
+    x = torch.randn(B, WIDTH, 6, 6, generator=torch.Generator().manual_seed(0)).double()
+    losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
+    assert _ownership.straight(losses)
+    agree(losses, dict(model.named_parameters()))
+
+
+def agree(losses, named):
+    """Each parameter against one backward pass a loss, in float64."""
+    result = per_example.moments(losses, named)
+    rows = [
+        torch.autograd.grad(one, list(named.values()), retain_graph=True, allow_unused=True)
+        for one in losses
+    ]
+    for k, (name, parameter) in enumerate(named.items()):
+        each = [torch.zeros_like(parameter) if row[k] is None else row[k] for row in rows]
+        want = torch.stack([g.to_dense().square().sum() for g in each])
+        torch.testing.assert_close(result.squares[name], want, rtol=1e-9, atol=1e-18)
+        total = sum(g.to_dense() for g in each)
+        torch.testing.assert_close(result.sums[name].to(total), total, rtol=1e-8, atol=1e-12)
+    return result
+
+
+class Wired(nn.Module):
+    """Layers with something between them that may move or mix rows."""
+
+    def __init__(self, between, after=lambda losses: losses):
+        super().__init__()
+        generator = torch.Generator().manual_seed(3)
+        self.a, self.b, self.c = nn.Linear(4, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        for parameter in self.parameters():
+            parameter.data = torch.randn(parameter.shape, generator=generator)
+        self.double()
+        self.between, self.after = between, after
+
+    def losses(self, x):
+        h = self.between(torch.tanh(self.a(x)))
+        out = self.c(torch.tanh(self.b(h)))
+        return self.after(F.cross_entropy(out, torch.arange(len(out)) % 3, reduction="none"))
+
+
+A = torch.rand(B, B, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def same(losses):
+    return losses
+
+
+WIRING = {
+    "a graph network": (lambda h: A @ h, same),
+    "a roll that is off": (lambda h: h + 0.0 * h.roll(1, 0), same),
+    "a small roll": (lambda h: h + 1e-4 * h.roll(1, 0), same),
+    "rows by index": (lambda h: h[torch.tensor([5, 4, 3, 2, 1, 0])], same),
+    "activations through an embedding": (
+        lambda h: F.embedding(torch.tensor([1, 0, 3, 2, 5, 4]), h), same
+    ),
+    "the mean of the batch": (lambda h: h + h.mean(0), same),
+    "batch moved to columns": (lambda h: (h.T @ A.T).T, same),
+    "losses that cancel": (same, lambda losses: losses - losses.mean()),
+    "neighbours that cancel": (same, lambda losses: losses - losses.roll(1)),
+    "a ranking hinge": (same, lambda losses: losses + F.relu(losses.roll(1) - losses - 0.5)),
+    "one loss twice": (same, lambda losses: losses[[0, 0, 1, 2]]),
+    "weights of very different size": (
+        same, lambda losses: losses * torch.logspace(0, -9, B, dtype=torch.float64)
+    ),
+    "some weights zero": (same, lambda losses: losses * (torch.arange(B) > 2)),
+    "packed": (same, lambda losses: torch.stack([losses[:2].sum(), losses[2:].sum()])),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WIRING)
+def test_wiring_that_moves_or_mixes_rows_is_right_by_either_route(name):
+    model = Wired(*WIRING[name])
+    generator = torch.Generator().manual_seed(1)
+    for _ in range(2):
+        x = torch.randn(B, 4, generator=generator, dtype=torch.float64)
+        agree(model.losses(x), dict(model.named_parameters()))
+
+
+@pytest.mark.parametrize("m", [8, 16, 32])
+def test_a_duplicated_example_is_not_taken_for_another_one(m):
+    model = Wired(same, lambda losses: losses[[1, 1, *range(2, m)]])
+    x = torch.randn(m, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    agree(model.losses(x), dict(model.named_parameters()))
+
+
+def test_a_head_that_starts_at_zero_spoils_no_later_step():
+    # the first gradients below it are zero and say nothing about whose rows they are
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), Apply(lambda h: h.mean(0)), nn.Linear(4, 3))
+    model.double()
+    nn.init.zeros_(model[3].weight)
+    x = torch.randn(5, B, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    for _ in range(3):
         losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
-        per_example.squared_norms(losses, dict(model.named_parameters()))
-    assert len(probes) == 1
+        agree(losses, dict(model.named_parameters()))
+        losses.mean().backward()
+        torch.optim.SGD(model.parameters(), lr=0.5).step()
+        model.zero_grad()
+
+
+def test_complex_activations_count_their_real_parameters_right():
+    w = torch.tensor([0.5, -1.0, 2.0], dtype=torch.float64, requires_grad=True)
+    x = torch.randn(B, 2, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = (torch.fft.rfft(x) * w).abs().pow(1.5).sum((1, 2))
+    agree(losses, {"w": w})
+
+
+def test_sparse_inputs_take_the_general_route():
+    w = torch.ones(4, 3, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(B, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = (x.to_sparse() @ w).square().sum(1)
+    assert agree(losses, {"w": w}).routes["w"] == "general"
+
+
+def test_gradients_that_nearly_cancel_over_positions_keep_their_length():
+    # large inputs, and what flows in sums to almost nothing: a float32 Gram matrix goes negative
+    layer = nn.Linear(64, 64)
+    generator = torch.Generator().manual_seed(0)
+    x = 100 + 0.01 * torch.randn(B, 4, 64, generator=generator)
+    losses = layer(x).softmax(1).square().sum((1, 2))
+    found = per_example.squared_norms(losses, dict(layer.named_parameters()))["weight"]
+    exact = copy.deepcopy(layer).double()
+    wide = exact(x.double()).softmax(1).square().sum((1, 2))
+    want = per_example.squared_norms(wide, dict(exact.named_parameters()))["weight"]
+    rows = [torch.autograd.grad(one, layer.weight, retain_graph=True)[0] for one in losses]
+    naive = torch.stack([g.double().square().sum() for g in rows])
+    error, of_loop = ((v - want).abs() / want for v in (found, naive))
+    assert float(found.min()) >= 0
+    assert float(error.max()) <= max(1e-6, 3 * float(of_loop.max()))
+
+
+def test_the_mean_gradient_leaves_unused_parameters_alone_and_adds_in_place():
+    used, idle = (torch.ones(2, requires_grad=True) for _ in range(2))
+    buffer = used.grad = torch.ones(2)
+    per_example.squared_norms(torch.eye(2) @ used, {"u": used, "i": idle}, accumulate_grad=True)
+    assert idle.grad is None
+    assert used.grad is buffer
+    assert buffer.tolist() == [1.5, 1.5]
+
+
+def test_a_mean_gradient_that_overflows_is_refused():
+    w = torch.ones(4, 1, dtype=torch.float16, requires_grad=True)
+    losses = (torch.full((2048, 4), 100.0, dtype=torch.float16) @ w)[:, 0]
+    with pytest.raises(ValueError, match=r"by 'w' overflows torch.float16: scale the losses down"):
+        per_example.squared_norms(losses, {"w": w}, accumulate_grad=True)
+    assert w.grad is None
 
 
 def test_a_saved_attribute_that_torch_no_longer_has_means_the_general_route(monkeypatch):
