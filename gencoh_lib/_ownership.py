@@ -18,6 +18,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from gencoh_lib._convolution import Convolution
 from gencoh_lib._graph import nodes
@@ -176,28 +177,39 @@ def _axis(axis: int, rank: int) -> int:
 
 def watched_backward(
     losses: Tensor,
-    inputs: Sequence[Any],
+    asked: Sequence[Tensor],
     seed: Tensor,
     watch: Mapping[Any, Callable[[Tensor], None]],
 ) -> tuple[Tensor | None, ...]:
-    """Run one backward pass; ``watch[node]`` sees the gradient that flows into the node."""
+    """Run one backward pass; ``watch[node]`` sees the gradient that flows into the node.
 
-    def prehook(see: Callable[[Tensor], None]) -> Callable[[Sequence[Tensor | None]], None]:
+    Returns the gradients of the tensors asked for, and computes no others.
+    """
+    seen: set[Any] = set()
+
+    def prehook(node: Any) -> Callable[[Sequence[Tensor | None]], None]:
         def look(gradients: Sequence[Tensor | None]) -> None:
             if gradients[0] is not None:
-                see(gradients[0])
+                seen.add(node)
+                watch[node](gradients[0])
 
         return look
 
-    handles = [node.register_prehook(prehook(see)) for node, see in watch.items()]
+    edges = [GradientEdge(node, 0) for node in _idle(losses, watch.keys(), asked)]
+    handles = [node.register_prehook(prehook(node)) for node in watch]
     try:
-        return torch.autograd.grad(losses, inputs, seed, retain_graph=True, allow_unused=True)
+        inputs: list[Any] = [*asked, *edges]
+        found = torch.autograd.grad(losses, inputs, seed, retain_graph=True, allow_unused=True)
     finally:
         for handle in handles:
             handle.remove()
+    for edge, gradient in zip(edges, found[len(asked) :], strict=True):
+        if gradient is not None and edge.node not in seen:
+            watch[edge.node](gradient)
+    return tuple(found[: len(asked)])
 
 
-def idle(losses: Tensor, watched: Set[Any], asked: Iterable[Tensor]) -> list[Any]:
+def _idle(losses: Tensor, watched: Set[Any], asked: Iterable[Tensor]) -> list[Any]:
     """Those of the watched nodes that a backward pass would leave out, if not asked for themselves.
 
     A node runs only if a gradient is asked for that lies behind it.
@@ -255,7 +267,19 @@ def _probe(losses: Tensor, rules: Sequence[Rule]) -> list[Layout | None]:
     codes = torch.rand(2, m, generator=generator, dtype=torch.float64).mul_(1.5).add_(0.5)
     codes *= torch.randint(0, 2, (2, m), generator=generator) * 2 - 1
     codes = codes.to(losses.detach())
-    seen: dict[Rule, list[Tensor]] = {rule: [] for rule in rules}
+    plain, first = _rows(losses, rules, torch.ones_like(codes[0])), _rows(losses, rules, codes[0])
+    layouts = {rule: _ordered(plain[rule], first[rule], codes[0]) for rule in plain}
+    odd = [rule for rule, layout in layouts.items() if layout is None]
+    if odd and torch.finfo(losses.dtype).bits >= 32:
+        second = _rows(losses, odd, codes[1])
+        for rule in odd:
+            layouts[rule] = _indexed([plain[rule], first[rule], second[rule]], codes)
+    return [layouts.get(rule) for rule in rules]
+
+
+def _rows(losses: Tensor, rules: Sequence[Rule], seed: Tensor) -> dict[Rule, Tensor]:
+    """[R, d] rows that flow into every rule's node, for losses weighted by ``seed``."""
+    seen: dict[Rule, Tensor] = {}
     by_node: dict[Any, list[Rule]] = {}
     for rule in rules:
         by_node.setdefault(rule.node, []).append(rule)
@@ -264,50 +288,47 @@ def _probe(losses: Tensor, rules: Sequence[Rule]) -> list[Layout | None]:
         def see(gradient: Tensor) -> None:
             for rule in group:
                 rows = rule.rows(gradient.detach())
-                seen[rule].append(rows.reshape(len(rows), -1).clone())
+                seen[rule] = rows.reshape(len(rows), -1).clone()
 
         return see
 
-    watch = {node: watcher(group) for node, group in by_node.items()}
-    parameters = [rule.use.parameter for rule in rules]
-    for seed in (torch.ones_like(codes[0]), *codes):
-        watched_backward(losses, parameters, seed, watch)
-    return [_layout(rows, codes) for rows in seen.values()]
+    watched_backward(losses, (), seed, {node: watcher(group) for node, group in by_node.items()})
+    return seen
 
 
-def _layout(rows: list[Tensor], codes: Tensor) -> Layout | None:
-    """From the rows [R, d] under equal weights and under two codes [2, m]."""
-    if len(rows) < 3:
+def _scales(plain: Tensor, coded: Tensor, factors: Tensor) -> Tensor:
+    """[R] whether every row of [R, d] has scaled by its factor, to rounding."""
+    accurate = torch.finfo(plain.dtype).bits >= 32
+    eps = torch.finfo(plain.dtype).eps
+    plain, coded = widened(plain), widened(coded)
+    sizes = plain.norm(dim=1)
+    slack = (256 if accurate else 8) * eps * (sizes + 0.1 * sizes.mean())
+    fits: Tensor = (coded - factors.to(plain)[:, None] * plain).norm(dim=1) <= slack
+    return fits
+
+
+def _ordered(plain: Tensor, coded: Tensor, code: Tensor) -> Layout | None:
+    """Rows in the order of the examples, or of their applications."""
+    m, count = len(code), len(plain)
+    if count % m:
         return None
-    m, device = codes.shape[1], codes.device
-    accurate = torch.finfo(rows[0].dtype).bits >= 32
+    if bool(_scales(plain, coded, code.repeat_interleave(count // m)).all()):
+        return Layout(m, "first")
+    if bool(_scales(plain, coded, code.repeat(count // m)).all()):
+        return Layout(m, "second")
+    return None
+
+
+def _indexed(rows: list[Tensor], codes: Tensor) -> Layout | None:
+    """Rows in any order, from [R, d] under equal weights and under two codes [2, m]."""
     wide = [widened(r) for r in rows]
-    sizes = wide[0].norm(dim=1)
-    eps = torch.finfo(rows[0].dtype).eps
-    slack = (8 if not accurate else 256) * eps * (sizes + 0.1 * sizes.mean())
-
-    def scales(owner: Tensor) -> Tensor:
-        """[R] whether each row scales by its owner's code, both times."""
-        fits = torch.ones(len(owner), dtype=torch.bool, device=device)
-        for seen, code in zip(wide[1:], codes.to(wide[0]), strict=True):
-            fits &= (seen - code[owner][:, None] * wide[0]).norm(dim=1) <= slack
-        return fits
-
-    count = len(sizes)
-    if count % m == 0:
-        each = torch.arange(m, device=device)
-        if bool(scales(each.repeat_interleave(count // m)).all()):
-            return Layout(m, "first")
-        if bool(scales(each.repeat(count // m)).all()):
-            return Layout(m, "second")
-    if not accurate:
-        return None
-    ratio = (wide[1] * wide[0]).sum(1) / sizes.square().clamp(min=torch.finfo(sizes.dtype).tiny)
-    owner = _nearest(ratio, codes[0].to(ratio))
     alive = torch.stack([seen.norm(dim=1) for seen in wide]).amax(0) > 0
-    if not bool((scales(owner) | ~alive).all()):
+    squared = wide[0].square().sum(1).clamp(min=torch.finfo(wide[0].dtype).tiny)
+    owner = _nearest((wide[1] * wide[0]).sum(1) / squared, codes[0].to(squared))
+    owned = _scales(rows[0], rows[1], codes[0][owner]) & _scales(rows[0], rows[2], codes[1][owner])
+    if not bool((owned | ~alive).all()):
         return None
-    return Layout(m, "index", _index(owner, alive, m))
+    return Layout(codes.shape[1], "index", _index(owner, alive, codes.shape[1]))
 
 
 def _nearest(values: Tensor, codes: Tensor) -> Tensor:

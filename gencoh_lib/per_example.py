@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import GradientEdge
 from torch.utils.checkpoint import CheckpointError
 
 from gencoh_lib._graph import (
@@ -36,7 +35,7 @@ from gencoh_lib._graph import (
     refuse_not_finite,
     refuse_what_hides,
 )
-from gencoh_lib._ownership import Site, idle, sites, watched_backward
+from gencoh_lib._ownership import Site, sites, watched_backward
 from gencoh_lib._vectors import (
     BYTE_BUDGET,
     backward,
@@ -263,15 +262,10 @@ def _by_rules(
         return see
 
     asked = {site.name: site.rule.use.parameter for site in found if not site.fused}
-    fused = {node for node, group in by_node.items() if all(site.fused for site in group)}
-    edges = [GradientEdge(node, 0) for node in idle(losses, fused, asked.values())]
     watch = {node: watcher(group) for node, group in by_node.items()}
-    inputs = [*asked.values(), *edges]
-    caught = watched_backward(losses, inputs, torch.ones_like(losses.detach()), watch)
-    sums = {n: g.to_dense() for n, g in zip(asked, caught, strict=False) if g is not None}
-    for edge, gradient in zip(edges, caught[len(asked) :], strict=True):
-        if gradient is not None and by_node[edge.node][0].name not in squares:
-            watch[edge.node](gradient)
+    ones = torch.ones_like(losses.detach())
+    caught = watched_backward(losses, list(asked.values()), ones, watch)
+    sums = {n: g.to_dense() for n, g in zip(asked, caught, strict=True) if g is not None}
     sums |= {s.name: s.rule.sum for s in found if s.fused and s.rule.sum is not None}
     return {n: squares[n] for n in sums if n in squares}, {n: t.detach() for n, t in sums.items()}
 
