@@ -9,8 +9,10 @@ calls, tied weights, recurrent nets, layers that nobody has seen before.
 Two routes lead to the lengths, and each parameter takes the first that is safe for it.
 
 * *By rule*: where one node of a known kind consumes the parameter, and every row that passes
-  belongs to one example, the norms are read off during a single backward pass, at little more
-  than the price of a training step. After Goodfellow (2015); ``_rules`` has the formulas.
+  belongs to one example, the norms are read off during a single backward pass. On ordinary MLPs
+  and CNNs, where the graph itself proves whose rows are whose, that is little more than a training
+  step; elsewhere they have to be probed, which triples the price. After Goodfellow (2015);
+  ``_rules`` has the formulas.
 * *General*: row i of the Jacobian is the backward pass seeded with the i-th unit vector. It costs
   m backward passes, batched within a byte budget, and covers everything: weights that are tied,
   reused, made from others, or that examples share.
