@@ -1,8 +1,13 @@
 """Settings of all tests: a test of a claim may neither be malformed nor be skipped."""
 
 import pytest
+from hypothesis import settings
 
 from tools.claims import TESTED_KINDS
+
+# The same examples in every run, so that a red run means a change; a loaded machine is no failure.
+settings.register_profile("gates", derandomize=True, deadline=None)
+settings.load_profile("gates")
 
 
 def pytest_collection_modifyitems(items):
