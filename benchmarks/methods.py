@@ -97,7 +97,7 @@ def ours(problem: Problem) -> Run:
     named = dict(problem.model.named_parameters())
 
     def run() -> Found:
-        found = per_example.moments(problem.losses(), named)
+        found = per_example.moments(problem.losses(), named, retain_graph=False)
         squares = torch.stack(list(found.squares.values())).sum(0)
         return Found(squares, squared_length(found.sums.values()) / len(squares) ** 2)
 

@@ -5,7 +5,7 @@ Used by :mod:`gencoh_lib.per_example`. The graph is read and never changed.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,22 +37,28 @@ def explained() -> Iterator[None]:
         raise
 
 
-def nodes(losses: Tensor) -> Iterator[Any]:
-    """Every node of the graph behind ``losses``, once."""
-    stack: list[Any] = [losses.grad_fn]
-    seen = set(stack)
+def nodes(losses: Tensor) -> list[Any]:
+    """Every node of the graph behind ``losses``, once, each before those it leads to."""
+    order: list[Any] = []
+    root: Any = losses.grad_fn
+    seen = {root}
+    stack = [(root, iter(root.next_functions))]
     while stack:
-        node = stack.pop()
-        yield node
-        for child, _ in node.next_functions:
+        node, edges = stack[-1]
+        for child, _ in edges:
             if child is not None and child not in seen:
                 seen.add(child)
-                stack.append(child)
+                stack.append((child, iter(child.next_functions)))
+                break
+        else:
+            order.append(node)
+            stack.pop()
+    return order[::-1]
 
 
-def reached(losses: Tensor, named_parameters: Mapping[str, Tensor]) -> set[str]:
+def reached(graph: Iterable[Any], named_parameters: Mapping[str, Tensor]) -> set[str]:
     """Names of the (leaf) parameters that the graph leads to."""
-    leaves = {id(v) for node in nodes(losses) if (v := getattr(node, "variable", None)) is not None}
+    leaves = {id(v) for node in graph if (v := getattr(node, "variable", None)) is not None}
     return {name for name, parameter in named_parameters.items() if id(parameter) in leaves}
 
 
@@ -146,6 +152,7 @@ def refuse_what_hides(
     losses: Tensor,
     named_parameters: Mapping[str, Tensor],
     named_modules: Iterable[tuple[str, nn.Module]] = (),
+    graph: Sequence[Any] | None = None,
 ) -> None:
     """Refuse graphs in which one example has no gradient of its own, or parameters are hidden.
 
@@ -161,7 +168,7 @@ def refuse_what_hides(
         for name, module in modules
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
     ]
-    for node in nodes(losses):
+    for node in nodes(losses) if graph is None else graph:
         kind = node.name()
         if kind.startswith("CheckpointFunction"):
             raise ValueError(

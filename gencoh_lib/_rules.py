@@ -9,20 +9,23 @@ the product of the lengths. Where an example uses a weight at several positions,
 formed in chunks that fit the cache, and their sum is the gradient of the batch, so that nobody
 else has to compute it (the idea of nanoGNS); or a Gram matrix over positions replaces them.
 
-A rule is bound to one use of one parameter. ``fits`` says whether it covers the use; ``rows``
-reshapes the incoming gradient to [R, ...], one row an independent application of the operation;
-``norms`` gets those rows sorted by example, [m, T, ...], and returns [m] squares.
+A rule is bound to one use of one parameter. ``fits`` says whether it covers the use; ``row`` is the
+shape that one application of the operation has in the gradient; ``norms`` gets the rows sorted by
+example, [m, T, ...], and returns [m] squares.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from gencoh_lib._vectors import wide
 
 Arrange = Callable[[Tensor], Tensor]  # [R, ...] in the order of the graph to [m, T, ...]
 
@@ -42,6 +45,23 @@ class Use:
         return torch.Size(self.node._input_metadata[0].shape)
 
 
+class Flow:
+    """What flows into a node, [m, T, ...], and what several rules there want of it."""
+
+    def __init__(self, rows: Tensor) -> None:
+        self.rows = rows
+
+    @cached_property
+    def total(self) -> Tensor:
+        """[m, ...]: the sum over the applications of an example."""
+        return total(self.rows)
+
+    @cached_property
+    def squares(self) -> Tensor:
+        """[m] squared lengths of the total."""
+        return squares(self.total)
+
+
 class Rule:
     """A rule bound to a use; ``sum`` holds the summed gradient after ``norms`` if ``fuses``."""
 
@@ -56,28 +76,39 @@ class Rule:
         """Whether this rule covers the use."""
         raise NotImplementedError
 
-    def rows(self, gradient: Tensor) -> Tensor:
-        """[R, ...]: one row an application."""
-        return gradient
+    @property
+    def row(self) -> tuple[int, ...]:
+        """Shape of what flows into one application."""
+        return tuple(self.use.output[1:])
+
+    def rows(self, t: Tensor) -> Tensor:
+        r"""[R, \*row] of a tensor that has the shape of the output."""
+        return t.reshape(-1, *self.row)
 
     def fuses(self, applications: int) -> bool:
-        """Whether ``norms`` forms the gradients anyway, with so many applications an example."""
+        """Whether ``norms`` gives the sum too, with so many applications an example."""
         return False
 
-    def norms(self, gradient: Tensor, arrange: Arrange) -> Tensor:
-        """[m, T, ...] to [m]."""
+    def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
+        """What flows into the node, by example, to [m]."""
         raise NotImplementedError
 
-    def summed_squares(
-        self, examples: int, entries: int, form: Callable[[slice], Tensor], size: int
-    ) -> Tensor:
-        """Squares [m] of gradients [c, ...] formed chunk by chunk; keeps their sum."""
-        step = max(1, self.byte_budget // max(1, entries * size))
+    def squares_of(self, gradients: Tensor) -> Tensor:
+        r"""Squares of gradients [m, \*parameter shape] at hand; keeps their sum."""
+        self.sum = gradients.sum(0)
+        return squares(gradients)
+
+    def summed_squares(self, examples: int, size: int, form: Callable[[slice], Tensor]) -> Tensor:
+        """Squares [m] of gradients [c, ...] formed chunk by chunk; keeps their sum.
+
+        ``size`` is what forming one takes, in bytes.
+        """
+        step = max(1, self.byte_budget // max(1, size))
         parts, running = [], None
         for start in range(0, examples, step):
             chunk = form(slice(start, min(start + step, examples)))
             parts.append(squares(chunk))
-            added = chunk.sum(0)
+            added = chunk.sum(0) if len(chunk) > 1 else chunk[0]
             running = added if running is None else running.add_(added)
         self.sum = running
         return torch.cat(parts)
@@ -91,39 +122,55 @@ def squares(t: Tensor) -> Tensor:
     t = t.reshape(len(t), -1)
     whole = t.shape[1] // 1024 * 1024
     if t.dtype == torch.float64 or whole <= 1024:
-        lengths = _lengths(t)[:, None]
-    else:
-        lengths = _lengths(t[:, :whole].unflatten(1, (-1, 1024)))
-        if whole < t.shape[1]:
-            lengths = torch.cat([lengths, _lengths(t[:, whole:])[:, None]], 1)
-    return lengths.square().sum(1)
+        return _lengths(t).square()
+    squared = _lengths(t[:, :whole].unflatten(1, (-1, 1024))).square().sum(1)
+    return squared + _lengths(t[:, whole:]).square() if whole < t.shape[1] else squared
 
 
 def _lengths(t: Tensor) -> Tensor:
     """Lengths along the last dimension, widened; float32 would lose squares below 1e-38."""
-    narrow = torch.promote_types(t.dtype, torch.float32)
-    lengths: Tensor = torch.linalg.vector_norm(t, dim=-1, dtype=narrow)
-    if bool((lengths.isfinite() & (lengths > 1e-15)).all()):
-        return widened(lengths)
-    exact: Tensor = torch.linalg.vector_norm(t, dim=-1, dtype=widened(lengths).dtype)
+    if t.device.type == "cpu" and t.dtype != torch.float64:
+        lengths: Tensor = torch.linalg.vector_norm(t, dim=-1, dtype=torch.float32)
+        least, most = lengths.aminmax()
+        if float(least) > 1e-15 and float(most) < torch.inf:
+            return lengths.double()
+    # elsewhere a look at the numbers would wait for the device
+    exact: Tensor = torch.linalg.vector_norm(t, dim=-1, dtype=wide(t))
     return exact
 
 
 def widened(t: Tensor) -> Tensor:
     """In float64, where the device has it."""
-    return t.to(torch.float32 if t.device.type == "mps" else torch.float64)
+    return t.to(wide(t))
 
 
-def gram_norms(inputs: Tensor, flowing: Tensor) -> Tensor:
-    """[m] inner products of two stacks of Gram matrices."""
-    products: Tensor = torch.linalg.vecdot(inputs.flatten(1), flowing.flatten(1))
-    return products.clamp_(min=0)
+def squares_by_pairs(
+    left: Tensor, right: Tensor, products: Callable[[Tensor], Tensor], byte_budget: int
+) -> Tensor:
+    r"""Squares of :math:`\sum_t b_t u_t^\top`: sums of :math:`(u_t\cdot u_{t'})(b_t\cdot b_{t'})`.
 
+    ``products`` makes the [c, T, T] inner products of the u from some rows of ``left``;
+    ``right`` [m, T, p] holds the b. In float32 the rounding scatters by about its epsilon times
+    the squares of the single terms, so an example whose terms cancel is done again in float64.
+    """
 
-def gram(t: Tensor) -> Tensor:
-    """[m, T, d] to [m, T, T] inner products, widened, since what is made of them may cancel."""
-    wide = widened(t)
-    return wide @ wide.mT
+    def squared(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
+        u, b = products(left), right @ right.mT
+        single = torch.linalg.vecdot(u.diagonal(0, 1, 2), b.diagonal(0, 1, 2))
+        return torch.linalg.vecdot(u.flatten(1), b.flatten(1)), single
+
+    dtype = torch.promote_types(left.dtype, torch.float32)
+    step = max(1, byte_budget // (left[0].numel() + 2 * right.shape[1] ** 2) // 4)
+    parts = []
+    for start in range(0, len(left), step):
+        few, flowing = left[start : start + step].to(dtype), right[start : start + step].to(dtype)
+        found, single = squared(few, flowing)
+        found = found.to(wide(found))
+        unsure = ~((found >= single / 2) & (single > 1e-30))  # not a number is unsure too
+        if dtype == torch.float32 and bool(unsure.any()):
+            found[unsure] = squared(widened(few[unsure]), widened(flowing[unsure]))[0]
+        parts.append(found.clamp(min=0))
+    return torch.cat(parts)
 
 
 def total(t: Tensor) -> Tensor:
@@ -151,27 +198,20 @@ class Linear(Rule):
         )
 
     def fuses(self, applications: int) -> bool:
-        d, p = self._shape
-        return applications > 1 and 4 * applications * (d + p) >= d * p
+        d, p = self.use.parameter.shape
+        return applications > 1 and 2 * applications * (d + p) >= d * p
 
-    @property
-    def _shape(self) -> tuple[int, int]:
-        shape = self.use.parameter.shape
-        return (shape[1], shape[0]) if self.use.transposed else (shape[0], shape[1])
-
-    def norms(self, gradient: Tensor, arrange: Arrange) -> Tensor:
+    def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
         saved = self.node._saved_mat1 if self.node.name()[0] == "A" else self.node._saved_self
-        a, b = arrange(saved), gradient
+        a, b = arrange(saved), flow.rows
         m, t = a.shape[:2]
         if t == 1:
-            return squares(a) * squares(b)
+            return squares(a) * flow.squares
         if not self.fuses(t):
-            return gram_norms(gram(a), gram(b))
+            return squares_by_pairs(a, b, lambda few: few @ few.mT, self.byte_budget)
         left, right = (b, a) if self.use.transposed else (a, b)
-        entries = left.shape[-1] * right.shape[-1]
-        return self.summed_squares(
-            m, entries, lambda part: left[part].mT @ right[part], a.element_size()
-        )
+        size = left.shape[-1] * right.shape[-1] * a.element_size()
+        return self.summed_squares(m, size, lambda part: left[part].mT @ right[part])
 
 
 class Elementwise(Rule):
@@ -188,14 +228,21 @@ class Elementwise(Rule):
             return use.slot == 0 and use.node._saved_beta == 1
         return use.node.name() == "MulBackward0" or use.slot == 0 or use.node._saved_alpha == 1
 
-    def rows(self, gradient: Tensor) -> Tensor:
-        return gradient.reshape(-1, *self.use.parameter.shape)
+    @property
+    def row(self) -> tuple[int, ...]:
+        return tuple(self.use.parameter.shape)
 
-    def norms(self, gradient: Tensor, arrange: Arrange) -> Tensor:
+    def fuses(self, applications: int) -> bool:
+        return applications > 1
+
+    def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
         if self.node.name() == "MulBackward0":
             other = self.node._saved_other if self.use.slot == 0 else self.node._saved_self
-            gradient = gradient * arrange(self.rows(other.expand(self.use.output)))
-        return squares(total(gradient))
+            return self.squares_of(
+                total(flow.rows * arrange(self.rows(other.expand(self.use.output))))
+            )
+        self.sum = flow.total.sum(0)
+        return flow.squares
 
 
 class Copies(Rule):
@@ -215,11 +262,12 @@ class Copies(Rule):
             return out[len(out) - len(shape) :] == shape
         return shape[0] == 1 and out[1:] == shape[1:]
 
-    def rows(self, gradient: Tensor) -> Tensor:
-        return gradient.reshape(-1, *self.use.parameter.shape)
+    @property
+    def row(self) -> tuple[int, ...]:
+        return tuple(self.use.parameter.shape)
 
-    def norms(self, gradient: Tensor, arrange: Arrange) -> Tensor:
-        return squares(total(gradient))
+    def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
+        return flow.squares
 
 
 class Embedding(Rule):
@@ -231,11 +279,12 @@ class Embedding(Rule):
     def fits(cls, use: Use) -> bool:
         return not use.transposed and not use.node._saved_scale_grad_by_freq
 
-    def rows(self, gradient: Tensor) -> Tensor:
-        return gradient.reshape(-1, gradient.shape[-1])
+    @property
+    def row(self) -> tuple[int, ...]:
+        return tuple(self.use.output[-1:])
 
-    def norms(self, gradient: Tensor, arrange: Arrange) -> Tensor:
-        keys = arrange(self.node._saved_indices.reshape(-1))
+    def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
+        gradient, keys = flow.rows, arrange(self.node._saved_indices.reshape(-1))
         padding = self.node._saved_padding_idx
         if padding >= 0:
             gradient = gradient * (keys != padding)[..., None]
@@ -248,10 +297,35 @@ class Embedding(Rule):
         return squares(added)
 
 
-class Norm(Rule):
-    """LayerNorm, GroupNorm, and BatchNorm in eval: scale of the normalised input, and shift."""
+class LayerNorm(Rule):
+    r"""Scale of the normalised input, :math:`g = \sum_t b_t \hat a_t`, and shift."""
 
-    kinds = ("NativeLayerNormBackward0", "NativeGroupNormBackward0", "NativeBatchNormBackward0")
+    kinds = ("NativeLayerNormBackward0",)
+
+    @classmethod
+    def fits(cls, use: Use) -> bool:
+        return not use.transposed and use.slot in (1, 2)
+
+    @property
+    def row(self) -> tuple[int, ...]:
+        return tuple(self.use.parameter.shape)
+
+    def fuses(self, applications: int) -> bool:
+        return True
+
+    def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
+        if self.use.slot == 2:
+            self.sum = flow.total.sum(0)
+            return flow.squares
+        node = self.node
+        normalised = (node._saved_input - node._saved_result1).mul_(node._saved_result2)
+        return self.squares_of(total(arrange(self.rows(normalised)) * flow.rows))
+
+
+class ChannelNorm(Rule):
+    """GroupNorm, and BatchNorm in eval: scale of the normalised input, and shift, by channel."""
+
+    kinds = ("NativeGroupNormBackward0", "NativeBatchNormBackward0", "CudnnBatchNormBackward0")
 
     @classmethod
     def fits(cls, use: Use) -> bool:
@@ -259,26 +333,32 @@ class Norm(Rule):
             return False
         return "BatchNorm" not in use.node.name() or not use.node._saved_training
 
-    def rows(self, gradient: Tensor) -> Tensor:
-        if self.node.name() == "NativeLayerNormBackward0":
-            return gradient.reshape(-1, *self.use.parameter.shape)
-        return gradient.reshape(*gradient.shape[:2], -1)  # [n, channels, positions]
+    def fuses(self, applications: int) -> bool:
+        return True
 
-    def norms(self, gradient: Tensor, arrange: Arrange) -> Tensor:
-        if self.use.slot == 1:
-            gradient = gradient * arrange(self.rows(self._normalised()))
-        if self.node.name() != "NativeLayerNormBackward0":
-            gradient = gradient.sum(-1)
-        return squares(total(gradient))
+    def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
+        b = flow.rows.flatten(3) if flow.rows.dim() > 3 else flow.rows[..., None]
+        if self.use.slot == 2:
+            return self.squares_of(total(b.sum(-1)))
+        return self.squares_of(total(self._scaled(arrange, b)))
 
-    def _normalised(self) -> Tensor:
-        node = self.node
-        x: Tensor = node._saved_input
-        if node.name() == "NativeLayerNormBackward0":
-            centred: Tensor = x - node._saved_result1
-            scaled: Tensor = centred * node._saved_result2
-            return scaled
+    def _scaled(self, arrange: Arrange, b: Tensor) -> Tensor:
+        """[m, T, channels]: products with the normalised input, summed over positions."""
+        saved = self.node._saved_input
+        x = arrange(saved.flatten(2) if saved.dim() > 2 else saved[..., None])
+        mean, scale = (arrange(t) for t in self._moments(saved))
+        step = max(1, self.byte_budget // (x[0].numel() * x.element_size()))
+        chunks = zip(x.split(step), mean[..., None].split(step), b.split(step), strict=True)
+        summed = [(a - middle).mul_(flowing).sum(-1) for a, middle, flowing in chunks]
+        return torch.cat(summed) * scale
+
+    def _moments(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and reciprocal deviation that each row was normalised by, both [R, channels]."""
+        node, channels = self.node, x.shape[1]
         if node.name() == "NativeGroupNormBackward0":
-            return F.group_norm(x, node._saved_group, eps=node._saved_eps)
-        mean, variance = node._saved_running_mean, node._saved_running_var
-        return F.batch_norm(x, mean, variance, eps=node._saved_eps)
+            one, other = node._saved_result1, node._saved_result2
+            each = channels // one.shape[1]
+            return one.repeat_interleave(each, 1), other.repeat_interleave(each, 1)
+        eps = node._saved_eps if node.name()[0] == "N" else node._saved_epsilon
+        scale = (node._saved_running_var + eps).rsqrt()
+        return node._saved_running_mean.expand(len(x), -1), scale.expand(len(x), -1)

@@ -9,10 +9,10 @@ calls, tied weights, recurrent nets, layers that nobody has seen before.
 Two routes lead to the lengths, and each parameter takes the first that is safe for it.
 
 * *By rule*: where one node of a known kind consumes the parameter, and every row that passes
-  belongs to one example, the norms are read off during a single backward pass. On ordinary MLPs
-  and CNNs, where the graph itself proves whose rows are whose, that is little more than a training
-  step; elsewhere they have to be probed, which triples the price. After Goodfellow (2015);
-  ``_rules`` has the formulas.
+  belongs to one example, the norms are read off during a single backward pass. On ordinary MLPs,
+  convolutional networks and transformers, where the graph itself proves whose rows are whose, that
+  is little more than a training step; elsewhere they have to be probed, which triples the price.
+  After Goodfellow (2015); ``_rules`` has the formulas.
 * *General*: row i of the Jacobian is the backward pass seeded with the i-th unit vector. It costs
   m backward passes, batched within a byte budget, and covers everything: weights that are tied,
   reused, made from others, or that examples share.
@@ -20,7 +20,7 @@ Two routes lead to the lengths, and each parameter takes the first that is safe 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,11 +33,13 @@ from gencoh_lib._graph import (
     check_losses,
     check_parameters,
     explained,
+    nodes,
     reached,
     refuse_not_finite,
     refuse_what_hides,
 )
 from gencoh_lib._ownership import Site, sites, watched_backward
+from gencoh_lib._rules import Flow
 from gencoh_lib._vectors import (
     BYTE_BUDGET,
     backward,
@@ -61,6 +63,7 @@ def squared_norms(
     named_parameters: Mapping[str, Tensor],
     *,
     accumulate_grad: bool = False,
+    retain_graph: bool = True,
     byte_budget: int = BYTE_BUDGET,
 ) -> dict[str, Tensor]:
     r"""Squared norm of the gradient of every example, parameter by parameter.
@@ -69,13 +72,17 @@ def squared_norms(
     ----------
     losses : Tensor
         [m] the loss of each example, still attached to its graph
-        (``F.cross_entropy(model(x), y, reduction="none")``). The graph is kept.
+        (``F.cross_entropy(model(x), y, reduction="none")``).
     named_parameters : mapping of str to Tensor
         The parameters to differentiate by, e.g. ``dict(model.named_parameters())``; each must
         require a gradient.
     accumulate_grad : bool
         Whether to add the gradient of the *mean* loss to each ``.grad``, as
         ``losses.mean().backward()`` would: one backward pass then serves both.
+    retain_graph : bool
+        Whether the graph is kept for another backward pass. Without it the memory of the
+        activations is given back on the way, as in a training step, unless a parameter takes the
+        general route.
     byte_budget : int
         Bytes that gradients on the general route may take; one example is always done.
 
@@ -108,7 +115,7 @@ def squared_norms(
     >>> squared_norms(x @ w, {"w": w})["w"].tolist()
     [25.0, 4.0]
     """
-    found = moments(losses, named_parameters, byte_budget=byte_budget)
+    found = moments(losses, named_parameters, byte_budget=byte_budget, retain_graph=retain_graph)
     if accumulate_grad:
         add_mean_gradient(named_parameters, found.sums, found.routes, len(losses))
     return found.squares
@@ -205,26 +212,36 @@ class Moments:
 
 
 def moments(
-    losses: Tensor, named_parameters: Mapping[str, Tensor], *, byte_budget: int = BYTE_BUDGET
+    losses: Tensor,
+    named_parameters: Mapping[str, Tensor],
+    *,
+    byte_budget: int = BYTE_BUDGET,
+    retain_graph: bool = True,
 ) -> Moments:
     """Squared norms [m] of the gradients and their sum, by name."""
     check_losses(losses)
     check_parameters(named_parameters)
-    refuse_what_hides(losses, named_parameters)
+    graph = nodes(losses)
+    refuse_what_hides(losses, named_parameters, graph=graph)
+    connected = reached(graph, named_parameters)
     with explained():
+        found = sites(graph, losses, named_parameters, CACHE_BYTES)
+        ruled = {site.name for site in found}
+        slow = {n for n, p in named_parameters.items() if n in connected or not p.is_leaf} - ruled
+        retain_graph = retain_graph or bool(slow)
         try:
-            squares, sums = _by_rules(losses, named_parameters)
-        except CheckpointError:  # checkpointed tensors can be unpacked only once a pass
-            squares, sums = {}, {}
+            squares, sums = _by_rules(graph, losses, found, retain_graph)
+        except CheckpointError as error:  # checkpointed tensors can be unpacked only once a pass
+            if not retain_graph:
+                raise ValueError(
+                    "with activation checkpointing the gradients take several backward passes: "
+                    "ask for retain_graph=True"
+                ) from error
+            squares, sums, slow = {}, {}, slow | ruled
     routes = dict.fromkeys(squares, "rule")
-    connected = reached(losses, named_parameters)
-    slow = {
-        n: p
-        for n, p in named_parameters.items()
-        if n not in squares and (n in connected or not p.is_leaf)
-    }
     if slow or not squares:
-        more = _by_seeds(losses, slow or named_parameters, byte_budget)
+        rest = {n: p for n, p in named_parameters.items() if n in slow} or named_parameters
+        more = _by_seeds(losses, rest, byte_budget)
         squares |= more[0]
         sums |= more[1]
         routes |= dict.fromkeys(more[0], "general")
@@ -233,8 +250,9 @@ def moments(
             squares[name] = losses.new_zeros(len(losses), dtype=wide(losses))
             sums[name] = torch.zeros_like(parameter.detach())
             routes[name] = "unused"
-    for name, values in squares.items():
-        refuse_not_finite(values, f"the gradients by {name!r}")
+    if not bool(torch.isfinite(torch.stack(list(squares.values())).sum()).all()):
+        for name, values in squares.items():
+            refuse_not_finite(values, f"the gradients by {name!r}")
     order = list(named_parameters)
     return Moments(
         {name: squares[name] for name in order},
@@ -244,32 +262,39 @@ def moments(
 
 
 def _by_rules(
-    losses: Tensor, named_parameters: Mapping[str, Tensor]
+    graph: Sequence[Any], losses: Tensor, found: Sequence[Site], retain_graph: bool
 ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """One backward pass, in which every parameter that has a rule is measured as it goes by."""
-    found = sites(losses, named_parameters, CACHE_BYTES)
     if not found:
         return {}, {}
-    squares: dict[str, Tensor] = {}
+    # where nothing flows into a node, its parameters have no gradient
+    squares = {s.name: losses.new_zeros(len(losses), dtype=wide(losses)) for s in found}
     by_node: dict[Any, list[Site]] = {}
     for site in found:
         by_node.setdefault(site.rule.node, []).append(site)
 
     def watcher(group: list[Site]) -> Callable[[Tensor], None]:
+        @torch.no_grad()
         def see(gradient: Tensor) -> None:
+            flows: dict[tuple[int, ...], Flow] = {}  # rules of one node often want the same of it
             for site in group:
                 rows = site.layout(site.rule.rows(gradient.detach()))
-                squares[site.name] = site.rule.norms(rows, site.layout).to(wide(losses))
+                flow = flows.setdefault(tuple(rows.shape), Flow(rows))
+                squares[site.name] = site.rule.norms(flow, site.layout).to(wide(losses))
 
         return see
 
     asked = {site.name: site.rule.use.parameter for site in found if not site.fused}
     watch = {node: watcher(group) for node, group in by_node.items()}
     ones = torch.ones_like(losses.detach())
-    caught = watched_backward(losses, list(asked.values()), ones, watch)
-    sums = {n: g.to_dense() for n, g in zip(asked, caught, strict=True) if g is not None}
-    sums |= {s.name: s.rule.sum for s in found if s.fused and s.rule.sum is not None}
-    return {n: squares[n] for n in sums if n in squares}, {n: t.detach() for n, t in sums.items()}
+    caught = watched_backward(graph, losses, list(asked.values()), ones, watch, retain_graph)
+    sums = dict(zip(asked, caught, strict=True)) | {s.name: s.rule.sum for s in found if s.fused}
+    return squares, {
+        site.name: torch.zeros_like(site.rule.use.parameter).detach()
+        if (total := sums[site.name]) is None
+        else total.to_dense().detach()
+        for site in found
+    }
 
 
 def _by_seeds(

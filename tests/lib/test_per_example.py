@@ -366,6 +366,29 @@ def test_the_graph_counts_and_not_the_mode_the_model_is_in_by_now():
     assert per_example.squared_norms(alone, dict(model.named_parameters()))["0.weight"].min() > 0
 
 
+def test_a_graph_that_need_not_be_kept_is_freed_and_the_values_are_the_same():
+    x, y = batch((5,))
+    model = build(MODELS["mlp"][0], x)
+    named = dict(model.named_parameters())
+    kept, freed = (F.cross_entropy(model(x), y, reduction="none") for _ in range(2))
+    found = per_example.squared_norms(kept, named)
+    again = per_example.squared_norms(freed, named, retain_graph=False)
+    assert all(torch.equal(found[name], again[name]) for name in named)
+    kept.mean().backward()
+    with pytest.raises(ValueError, match="has been freed"):
+        per_example.squared_norms(freed, named)
+
+
+def test_checkpointing_needs_the_graph_more_than_once():
+    inner, head = nn.Sequential(nn.Linear(5, 4), nn.Tanh()), nn.Linear(4, 3)
+    x, y = torch.randn(B, 5, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
+    hidden = checkpoint(inner, x, use_reentrant=False)
+    losses = F.cross_entropy(head(hidden), y, reduction="none")
+    named = dict(inner.named_parameters())
+    with pytest.raises(ValueError, match=r"activation checkpointing.*retain_graph=True"):
+        per_example.squared_norms(losses, named, retain_graph=False)
+
+
 @pytest.mark.parametrize("kind", ["reentrant", "not reentrant"])
 def test_checkpointed_parameters_are_measured_or_refused(kind):
     inner, head = nn.Sequential(nn.Linear(5, 4), nn.Tanh()), nn.Linear(4, 3)

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gencoh_lib import _ownership, per_example
+from gencoh_lib._convolution import Convolution
 
 B = 6
 
@@ -257,6 +258,42 @@ def test_convolutions_in_every_dimension_by_patches_and_by_pixels(dimensions, po
     assert set(result.routes.values()) == {"rule"}
 
 
+WAYS = {"pairs": (True, False), "patches": (False, True), "convolutions": (False, False)}
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_all_ways_of_a_convolution_give_the_same(dimensions, way, dtype, monkeypatch):
+    pairs, patches = WAYS[way]
+    monkeypatch.setattr(Convolution, "_by_pairs", lambda self, applications: pairs)
+    monkeypatch.setattr(Convolution, "_by_patches", lambda self, applications: patches)
+    monkeypatch.setattr(per_example, "CACHE_BYTES", 1000)  # several chunks
+    conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
+    generator = torch.Generator().manual_seed(0)
+    size = [7, 6, 5][:dimensions]
+    strided = conv(
+        3, 4, [3, 2, 2][:dimensions], stride=2, padding=1, dilation=[2, 1, 1][:dimensions]
+    )
+    model = nn.Sequential(conv(2, 3, 2, padding=1), nn.Tanh(), strided, nn.Flatten())
+    for parameter in model.parameters():
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    x = torch.randn(B, 2, *size, generator=generator)
+    want = model.double()(x.double()).square().sum(1)
+    truth = per_example.moments(want, dict(model.named_parameters()))
+    rows = [torch.autograd.grad(one, list(model.parameters()), retain_graph=True) for one in want]
+    for k, (name, squares) in enumerate(truth.squares.items()):
+        each = torch.stack([row[k] for row in rows])
+        torch.testing.assert_close(squares, each.flatten(1).square().sum(1), rtol=1e-12, atol=0)
+        torch.testing.assert_close(truth.sums[name], each.sum(0), rtol=1e-11, atol=1e-11)
+    model.to(dtype)
+    losses = model(x.to(dtype)).square().sum(1)
+    found = per_example.moments(losses, dict(model.named_parameters()))
+    rtol = 1e-12 if dtype == torch.float64 else 1e-5
+    for name, squares in found.squares.items():
+        torch.testing.assert_close(squares, truth.squares[name], rtol=rtol, atol=0)
+
+
 class RollsWithTheData(nn.Module):
     """Mixes examples where the data say so: what a cached layout must not miss."""
 
@@ -313,13 +350,43 @@ STRAIGHT = {
 
 
 @pytest.mark.parametrize("name", STRAIGHT)
-def test_ordinary_networks_are_proved_straight_and_not_probed(name, monkeypatch):
+def test_ordinary_networks_are_proved_and_not_probed(name, monkeypatch):
     monkeypatch.setattr(_ownership, "_probe", lambda *_: pytest.fail("probed"))
     model = STRAIGHT[name]().double()
     x = torch.randn(B, WIDTH, 6, 6, generator=torch.Generator().manual_seed(0)).double()
     losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
-    assert _ownership.straight(losses)
     agree(losses, dict(model.named_parameters()))
+
+
+# in place on a view, reused or made: not proved, or without a rule
+PROBED = {"in-place relu", "twice", "gru", "made weights", "weight norm"}
+
+
+@pytest.mark.parametrize("name", [n for n in SEQUENCE if n not in PROBED])
+def test_sequence_models_are_proved_and_not_probed(name, monkeypatch):
+    monkeypatch.setattr(_ownership, "_probe", lambda *_: pytest.fail("probed"))
+    model = build("sequence", [name, "linear"], 0).double()
+    x = torch.randn(B, 5, WIDTH, generator=torch.Generator().manual_seed(0)).double()
+    agree(
+        F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none"),
+        dict(model.named_parameters()),
+    )
+
+
+def test_what_cannot_be_proved_is_probed_and_only_that(monkeypatch):
+    probed = []
+    original = _ownership._probe
+
+    def spy(graph, losses, rules):
+        probed.extend(rule.use.parameter for rule in rules)
+        return original(graph, losses, rules)
+
+    monkeypatch.setattr(_ownership, "_probe", spy)
+    model = Wired(*WIRING["rows by index"])
+    x = torch.randn(B, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    result = agree(model.losses(x), dict(model.named_parameters()))
+    assert {id(p) for p in probed} == {id(p) for p in model.a.parameters()}
+    assert set(result.routes.values()) == {"rule"}
 
 
 def agree(losses, named):
