@@ -17,6 +17,11 @@ FREED = (
     "the graph behind losses has been freed: measure before losses.mean().backward(), "
     "or call backward(retain_graph=True)"
 )
+COMPILED = (
+    "the losses come from torch.compile, whose backward pass runs only once: measure the model "
+    "that was compiled (compiled._orig_mod), or set torch._functorch.config.donated_buffer = False "
+    "before the losses are computed"
+)
 _REMEDY = 'ask for one loss an example, e.g. F.cross_entropy(model(x), y, reduction="none")'
 
 
@@ -29,6 +34,8 @@ def explained() -> Iterator[None]:
         text = str(error)
         if "second time" in text or "been freed" in text:
             raise ValueError(FREED) from error
+        if "donated buffers" in text:
+            raise ValueError(COMPILED) from error
         if "inplace operation" in text:
             raise ValueError(
                 "parameters or inputs were changed in place after losses were computed, e.g. by "
