@@ -182,14 +182,17 @@ def test_squared_norms_are_right_on_layers_where_others_go_wrong(case, order, dt
 
 
 def compiled_losses(model, x):
-    return F.cross_entropy(torch.compile(model, backend="aot_eager")(x), Y, reduction="none")
+    return F.cross_entropy(
+        torch.compile(model, backend="aot_eager", dynamic=True)(x), Y, reduction="none"
+    )
 
 
 def test_compiled_graphs_are_refused_with_two_remedies_that_work(monkeypatch):
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        # what GELU saves belongs to the backward pass alone, which therefore runs once
-        model = nn.Sequential(nn.Linear(5, 4), nn.GELU(), nn.Linear(4, 3)).double()
+        # what this one saves on the way belongs to the backward pass, which therefore runs once
+        layers = nn.Linear(5, 4), nn.Sigmoid(), nn.Linear(4, 4), nn.GELU(), nn.Linear(4, 3)
+        model = nn.Sequential(*layers).double()
         x = torch.randn(M, 5, dtype=torch.float64)
     named = dict(model.named_parameters())
     for measure in (per_example.squared_norms, per_example.gram):
