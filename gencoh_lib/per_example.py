@@ -250,7 +250,7 @@ def moments(
             squares[name] = losses.new_zeros(len(losses), dtype=wide(losses))
             sums[name] = torch.zeros_like(parameter.detach())
             routes[name] = "unused"
-    if not bool(torch.isfinite(torch.stack(list(squares.values())).sum()).all()):
+    if not bool(torch.stack(list(squares.values())).sum().isfinite()):
         for name, values in squares.items():
             refuse_not_finite(values, f"the gradients by {name!r}")
     order = list(named_parameters)
@@ -267,8 +267,7 @@ def _by_rules(
     """One backward pass, in which every parameter that has a rule is measured as it goes by."""
     if not found:
         return {}, {}
-    # where nothing flows into a node, its parameters have no gradient
-    squares = {s.name: losses.new_zeros(len(losses), dtype=wide(losses)) for s in found}
+    squares: dict[str, Tensor] = {}
     by_node: dict[Any, list[Site]] = {}
     for site in found:
         by_node.setdefault(site.rule.node, []).append(site)
@@ -289,8 +288,11 @@ def _by_rules(
     ones = torch.ones_like(losses.detach())
     caught = watched_backward(graph, losses, list(asked.values()), ones, watch, retain_graph)
     sums = dict(zip(asked, caught, strict=True)) | {s.name: s.rule.sum for s in found if s.fused}
+    for site in found:
+        if site.name not in squares:  # nothing flows into the node: there is no gradient
+            squares[site.name] = losses.new_zeros(len(losses), dtype=wide(losses))
     return squares, {
-        site.name: torch.zeros_like(site.rule.use.parameter).detach()
+        site.name: torch.zeros_like(site.rule.use.parameter, requires_grad=False)
         if (total := sums[site.name]) is None
         else total.to_dense().detach()
         for site in found

@@ -187,7 +187,7 @@ def compiled_losses(model, x):
     )
 
 
-def test_compiled_graphs_are_refused_with_two_remedies_that_work(monkeypatch):
+def test_compiled_graphs_are_refused_with_two_remedies_that_work():
     with torch.random.fork_rng():
         torch.manual_seed(1)
         # what this one saves on the way belongs to the backward pass, which therefore runs once
@@ -200,11 +200,12 @@ def test_compiled_graphs_are_refused_with_two_remedies_that_work(monkeypatch):
             measure(compiled_losses(model, x), named)
     original = torch.compile(model, backend="aot_eager")._orig_mod
     eager = F.cross_entropy(original(x), Y, reduction="none")
-    monkeypatch.setattr("torch._functorch.config.donated_buffer", False)
     torch.compiler.reset()
-    for losses in (eager, compiled_losses(model, x)):
-        found = torch.stack(list(per_example.squared_norms(losses, named).values())).sum(0)
-        torch.testing.assert_close(found, truth(model, x, range(M)), rtol=1e-12, atol=0)
+    with torch._functorch.config.patch(donated_buffer=False):
+        again = compiled_losses(model, x)
+        for losses in (eager, again):
+            found = torch.stack(list(per_example.squared_norms(losses, named).values())).sum(0)
+            torch.testing.assert_close(found, truth(model, x, range(M)), rtol=1e-12, atol=0)
     torch.compiler.reset()
 
 
