@@ -118,24 +118,24 @@ def fingerprint(model: nn.Module) -> dict[str, str]:
 
     Buffers count: a gradient depends on the running statistics of batch norm too.
     """
-    facts = {
-        f"parameter {name!r}": _digest(name, parameter, str(parameter.requires_grad))
-        for name, parameter in model.named_parameters()
-    }
+    facts = {}
+    for name, parameter in model.named_parameters():
+        if hasattr(parameter, "device_mesh"):
+            raise ValueError(
+                f"parameter {name!r} is spread over the ranks (a DTensor, as of FSDP or tensor "
+                "parallelism): each rank must hold the whole model"
+            )
+        facts[f"parameter {name!r}"] = digest(parameter, str(parameter.requires_grad))
     for path, module in model.named_modules():
         for name, buffer in module.named_buffers(path, recurse=False):
             if name.rpartition(".")[2] not in module._non_persistent_buffers_set:
-                facts[f"buffer {name!r}"] = _digest(name, buffer)
+                facts[f"buffer {name!r}"] = digest(buffer)
     return facts
 
 
-def _digest(name: str, tensor: Tensor, *more: str) -> str:
+def digest(tensor: Tensor, *more: str) -> str:
     """Hash of a tensor's shape, type and bits, and of what else is given."""
-    if hasattr(tensor, "device_mesh"):
-        raise ValueError(
-            f"{name!r} is spread over the ranks (a DTensor, as of FSDP or tensor parallelism): "
-            "each rank must hold the whole model"
-        )
     found = hashlib.sha256(repr((tuple(tensor.shape), tensor.dtype, more)).encode())
-    found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    bits = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+    found.update(bits.numpy().data)
     return found.hexdigest()

@@ -402,3 +402,11 @@ def _layer(name: str) -> str:
         if ".parametrizations." in name
         else (name.rpartition(".")[0] or "model")
     )
+
+
+if __name__ == "__main__":
+    # The command imports this module under its own name: the classes of the copy that runs as
+    # __main__ would be others than those that a user's code imports, so they are never used.
+    from gencoh_lib._command import main
+
+    raise SystemExit(main())

@@ -18,7 +18,8 @@ import torch.nn.functional as F
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gencoh_lib import coherence, data
+from gencoh_lib import _command, _distributed, coherence
+from tests.lib import factories
 
 M = 24
 # examples of each rank, batch by batch
@@ -48,9 +49,9 @@ class Tied(nn.Module):
 
 
 def sample(sizes: list[int], before: int = 0) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of these sizes, cut from the digits after the first `before` of them."""
-    digits = data.load("digits").take(range(before, before + sum(sizes)))
-    return list(zip(digits.x.double().split(sizes), digits.y.split(sizes), strict=True))
+    """Batches of these sizes, cut from the examples after the first `before` of them."""
+    x, y = (part[before : before + sum(sizes)] for part in factories.examples(M))
+    return list(zip(x.split(sizes), y.split(sizes), strict=True))
 
 
 def shard(name: str, rank: int, size: int) -> list[tuple[torch.Tensor, torch.Tensor]]:
@@ -228,6 +229,25 @@ class Scenarios:
         for x, y in self.batches:
             losses_of(model, x, y).mean().backward()
         return [None if p.grad is None else p.grad for p in model.parameters()]
+
+    def command(self):
+        return _command_on("right")
+
+    def command_other_order(self):
+        return _command_on("another_order_on_each_rank")
+
+    def command_other_model(self):
+        return _command_on("another_model_on_each_rank")
+
+    def command_raises(self):
+        return _command_on("raising_on_rank_1")
+
+
+def _command_on(factory: str) -> float:
+    """Alpha as the command measures it, in the processes that are here already."""
+    options = _command.parser().parse_args([f"tests.lib.factories:{factory}", "--quiet"])
+    here = _distributed.Ranks(None, torch.empty(0))
+    return _command.measured(options, torch.device("cpu"), here)[0].alpha
 
 
 def dying(rank: int, size: int) -> dict:

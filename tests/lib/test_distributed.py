@@ -16,17 +16,17 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from gencoh_lib import _distributed, coherence, data
-from tests.lib import ranks
+from gencoh_lib import _distributed, coherence
+from tests.lib import factories, ranks
 
 WORKER = Path(ranks.__file__)
 
 
 def launch(size: int, folder: Path, *more: str) -> list[dict]:
     """Outcomes of all ranks, each a process of its own; {} of one that left none."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    if sys.platform != "linux":
-        del environment["GLOO_SOCKET_IFNAME"]  # loopback has another name there
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(WORKER.parents[2])}
+    if sys.platform == "linux":  # loopback has other names elsewhere
+        environment["GLOO_SOCKET_IFNAME"] = "lo"
     processes = [
         subprocess.Popen(
             [sys.executable, str(WORKER), str(rank), str(size), str(folder), *more],
@@ -156,6 +156,20 @@ def test_what_fails_on_one_rank_raises_on_all_and_names_the_rank(outcomes, name,
         assert outcome[name].startswith(head)
 
 
+def test_the_command_deals_the_batches_out_and_measures_them_all(outcomes):
+    model, batches = factories.right()
+    x, y = (torch.cat(parts) for parts in zip(*batches, strict=True))
+    alpha = coherence.measure(ranks.losses_of(model, x, y), model, interval=False).alpha
+    for outcome in outcomes:
+        assert outcome["command"] == pytest.approx(alpha, rel=1e-12)
+        assert "parameter 'layer1.weight' differs" in outcome["command_other_model"]
+        assert "what the loader gives differs between rank 0" in outcome["command_other_order"]
+        assert "switch off shuffling" in outcome["command_other_order"]
+    for rank, outcome in enumerate(outcomes):
+        said = "" if rank == 1 else f"RuntimeError: rank 1 of {len(outcomes)} ranks failed: "
+        assert outcome["command_raises"].startswith(f"{said}ValueError: calling tests.lib.fact")
+
+
 def test_a_process_outside_the_group_is_told(outcomes):
     assert "not a member" in outcomes[-1]["subgroup"]
 
@@ -222,10 +236,10 @@ def test_a_parameter_that_is_spread_over_ranks_is_refused():
         _distributed.fingerprint(model)
 
 
-def test_the_wrapper_is_taken_off_without_a_collective_call(monkeypatch):
+def test_the_wrapper_is_taken_off_without_a_collective_call():
     wrapped = object.__new__(DistributedDataParallel)
     nn.Module.__init__(wrapped)
     wrapped.module = nn.Linear(3, 2)
     accumulator = coherence.Accumulator(wrapped)
-    accumulator.update(wrapped.module(data.load("digits").x[:4, :3]).sum(1))
+    accumulator.update(wrapped.module(torch.rand(4, 3)).sum(1))
     assert list(accumulator.result().by_parameter) == ["weight", "bias"]
