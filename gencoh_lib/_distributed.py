@@ -51,12 +51,19 @@ class Ranks:
             dist.all_gather_object(values, value, group=self._group)
         return values
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """Sum over the ranks of tensors of one shape."""
-        shared = tensor.detach().to(self._device, torch.float64, copy=True).contiguous()
-        with self._current():
-            dist.all_reduce(shared, group=self._group)
-        return shared.to(tensor)
+    def totals(self, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Sums over the ranks of tensors that have the same names and shapes on each."""
+        shared = {
+            name: tensor.detach().to(self._device, torch.float64, copy=True).contiguous()
+            for name, tensor in tensors.items()
+        }
+        with self._current():  # all under way at once: small ones wait for each other otherwise
+            for work in [
+                dist.all_reduce(tensor, group=self._group, async_op=True)
+                for tensor in shared.values()
+            ]:
+                work.wait()
+        return {name: shared[name].to(tensor) for name, tensor in tensors.items()}
 
     def side_by_side(self, columns: Tensor) -> Tensor:
         """[k, m] from the [k, m_r] of each rank, in their order; some m_r may be zero."""

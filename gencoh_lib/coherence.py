@@ -295,10 +295,8 @@ class Accumulator:
             raise ValueError(
                 "no batch has been added on any rank: call update(losses) in the block"
             )
-        self._sums = {
-            name: ranks.total(self._sums.get(name, p.new_zeros(p.shape, dtype=wide(p))))
-            for name, p in self._parameters.items()
-        }
+        zeros = {n: p.new_zeros(p.shape, dtype=wide(p)) for n, p in self._parameters.items()}
+        self._sums = ranks.totals(zeros | self._sums)
         self._squares = {name: [row] for name, row in zip(self._parameters, rows, strict=True)}
         for routes in ranks.share(self._routes):
             self._routes |= {name: taken for name, taken in routes.items() if taken != "unused"}
