@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -359,3 +360,17 @@ def test_the_digest_of_a_loader_sees_another_order_and_other_inputs():
     for other in (loader[::-1], loader[:-1], changed):
         assert facts(other) != facts(loader)
     assert facts(loader, 2) == facts(loader[:2])
+
+
+def test_the_factory_on_the_set_up_page_works_as_the_page_says(capsys, tmp_path, monkeypatch):
+    page = (ROOT / "chapters/foundations/set-up.md").read_text()
+    section = page.partition("## Your own network")[2].partition("\n## ")[0]
+    (code,) = [b for b in re.findall(r"```python\n(.*?)```", section, re.S) if "def make" in b]
+    words = re.search(r"python -m gencoh_lib.coherence (.*)", section)[1].split()
+    (tmp_path / "my_probe.py").write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert run(capsys, *words)[0] == 0
+    found = json.loads((tmp_path / "coherence.json").read_text())
+    assert found["examples"] == 200
+    assert None not in found["interval"]
