@@ -8,10 +8,10 @@ BENCH ?=
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench clean
+.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench bench-processes clean
 
 help:  ## list the commands
-	@grep -E '^[a-z ]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z ]+):.*## /\1\t/' | expand -t 22
+	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## /\1\t/' | expand -t 22
 
 book: env  ## build the book, every cell executed, warnings as errors
 	@$(RUN) tools.build_book
@@ -41,6 +41,9 @@ linkcheck: book  ## ask every external link (needs the internet)
 bench:  ## what per-example gradients cost, beside a plain step and other libraries
 	@$(PYTHON) -m benchmarks.environment
 	@OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 .venv-bench/bin/python -m benchmarks.run $(BENCH)
+
+bench-processes: env  ## what coherence costs on several processes of this machine
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks.processes $(BENCH)
 
 clean:  ## remove what was built, but not .venv
 	rm -rf _build build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -18,7 +18,7 @@ from benchmarks.measure import BASE, Row, Timing, measure, peak_in_a_process
 from benchmarks.methods import METHODS, Method
 from benchmarks.models import TASKS, Task
 
-__all__ = ["growth", "head", "main", "table"]
+__all__ = ["growth", "head", "main", "markdown", "table"]
 
 ON_CPU = ("mlp", "cnn", "resnet18", "transformer")
 ON_GPU = ("resnet50", "gpt2-fp32", "gpt2-bf16", "resnet18", "transformer")
@@ -34,7 +34,14 @@ loop over the examples in float64.
 """
 
 
-def head(device: str, threads: int, repeats: int) -> str:
+def head(
+    device: str,
+    threads: int,
+    repeats: int,
+    title: str = "Per-example gradients: what they cost",
+    explanation: str = EXPLANATION,
+    packages: Sequence[str] = PACKAGES,
+) -> str:
     """Say where, when and with what the numbers were taken."""
     now = datetime.datetime.now(datetime.UTC)
     facts = {
@@ -42,7 +49,7 @@ def head(device: str, threads: int, repeats: int) -> str:
         "Processor": f"{_processor()}, {os.cpu_count()} cores; {threads} threads used, "
         f"{torch.get_num_threads()} by PyTorch; load {_load()}",
         "System": f"{platform.system()} {platform.release()}, Python {platform.python_version()}",
-        "Versions": ", ".join(f"{name} {_version(name)}" for name in PACKAGES),
+        "Versions": ", ".join(f"{name} {_version(name)}" for name in packages),
         "Rounds": str(repeats),
     }
     if device == "cuda":
@@ -53,7 +60,7 @@ def head(device: str, threads: int, repeats: int) -> str:
             f"CUDA {torch.version.cuda}, {precision}"
         )
     lines = [f"- {name}: {fact}" for name, fact in facts.items()]
-    return "# Per-example gradients: what they cost\n\n" + "\n".join(lines) + "\n\n" + EXPLANATION
+    return f"# {title}\n\n" + "\n".join(lines) + "\n\n" + explanation
 
 
 def _processor() -> str:
@@ -92,7 +99,7 @@ def table(task: Task, rows: Sequence[Row]) -> str:
         "remarks": ["; ".join(row.notes) for row in rows],
     }
     filled = {name: cells for name, cells in columns.items() if any(cells)}
-    return f"## {task.title}, batch {task.batch}\n\n{_markdown(filled)}"
+    return f"## {task.title}, batch {task.batch}\n\n{markdown(filled)}"
 
 
 def growth(task: Task, by_batch: Mapping[int, Sequence[Row]]) -> str:
@@ -101,7 +108,7 @@ def growth(task: Task, by_batch: Mapping[int, Sequence[Row]]) -> str:
     columns = {"batch": names}
     for batch, rows in by_batch.items():
         columns[str(batch)] = [_growth_cell(row) for row in rows]
-    return f"### {task.title}: growth with the batch\n\n{_markdown(columns)}"
+    return f"### {task.title}: growth with the batch\n\n{markdown(columns)}"
 
 
 def _growth_cell(row: Row) -> str:
@@ -129,7 +136,7 @@ def _memory(peak: float | None, base: float | None) -> str:
     return f"{peak / 2**20:.0f}{ratio}"
 
 
-def _markdown(columns: Mapping[str, Sequence[str]]) -> str:
+def markdown(columns: Mapping[str, Sequence[str]]) -> str:
     """Pad columns to a table that reads well as plain text too; numbers to the right."""
     cleaned = {
         name: [cell.replace("|", "\\|") for cell in cells] for name, cells in columns.items()

@@ -4,13 +4,19 @@ A tiny model stands in for the real ones, and the rivals are taken to be not ins
 are not in the environment of the tests.
 """
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
 
-from benchmarks import measure, methods, models, run
+from benchmarks import measure, methods, models, processes, run
+from benchmarks.processes import Span
+from gencoh_lib import coherence
 
 TINY = models.Task(
     "Tiny", lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), nn.Linear(4, 10)), (5,), 6
@@ -23,9 +29,9 @@ RIVALS = ("BackPACK", "Opacus-ghost", "Opacus-grad-sample")
 def rows(monkeypatch):
     found = methods.importlib.import_module
 
-    def missing(name, *rest):
+    def missing(name, *rest, **more):
         if name.split(".")[0] not in ("backpack", "opacus"):
-            return found(name, *rest)  # others import lazily too
+            return found(name, *rest, **more)  # others import lazily too
         raise ModuleNotFoundError(f"No module named {name!r}", name=name.split(".")[0])
 
     monkeypatch.setattr(methods.importlib, "import_module", missing)
@@ -133,3 +139,49 @@ def test_problems_are_the_same_every_time_and_leave_the_random_state_alone():
 def test_one_round_is_refused():
     with pytest.raises(SystemExit):
         run.parsed(["--repeats", "1"])
+
+
+def test_the_table_of_processes_divides_by_one_process_of_the_same_round():
+    # two rounds; the machine is twice as slow in the second, for everybody
+    alone = [[Span(0, 1.9, 2, 2, 0.5)], [Span(10, 13.9, 14, 4, 0.5)]]
+    pair = [
+        [Span(0, 0.5, 1.25, 1, 0.5), Span(0, 1.0, 1.25, 2, 0.5)],
+        [Span(10, 11.0, 12.5, 3, 0.5), Span(10, 12.0, 12.5, 3, 0.75)],
+    ]
+    header, _, one, two = cells(processes.table({1: alone, 2: pair}))
+    wanted = ["processes", "ms", "speed-up", "efficiency", "CPU", "exchange", "difference"]
+    assert header == wanted
+    assert one == ["1", "3e+03", "1.00 [1.00, 1.00]", "100%", "1.00", "1e+02 ms", "0e+00"]
+    assert two == ["2", "1.88e+03", "1.60 [1.60, 1.60]", "80%", "1.50", "3.8e+02 ms", "5e-01"]
+
+
+def test_a_sweep_measures_its_share_of_the_batches():
+    problem = TINY.problem(batch=12)
+    span = processes.sweep(problem, 4, rank=0, size=1, group=None)
+    losses = problem.losses()
+    alpha = coherence.measure(losses, problem.model, interval=False).alpha
+    assert span.alpha == pytest.approx(alpha, rel=1e-5)
+    assert span.began <= span.worked <= span.ended
+
+
+def test_two_processes_agree_with_one(tmp_path):
+    words = ["--tasks", "mlp", "--processes", "2", "--batches", "3", "--repeats", "2"]
+    root = Path(processes.__file__).parents[1]
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.processes", *words],
+        env=os.environ | {"PYTHONPATH": str(root)},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    assert done.returncode == 0, done.stderr
+    _, _, one, two = cells(done.stdout)
+    assert (one[0], two[0]) == ("1", "2")
+    assert float(two[-1]) < 1e-6
+
+
+@pytest.mark.parametrize("words", [["--repeats", "1"], ["--processes", "0"]])
+def test_processes_refuse_what_gives_no_table(words):
+    with pytest.raises(SystemExit):
+        processes.parsed(words)
