@@ -61,6 +61,7 @@ def measure(
     interval: bool = True,
     confidence: float = 0.95,
     accumulate_grad: bool = False,
+    retain_graph: bool = True,
 ) -> Coherence:
     r"""Coherence of a model's per-example gradients on one batch.
 
@@ -68,8 +69,7 @@ def measure(
     ----------
     losses : Tensor
         [m] loss of each example, with its graph:
-        ``F.cross_entropy(model(x), y, reduction="none")``. The graph is kept, so that
-        ``losses.mean().backward()`` may follow.
+        ``F.cross_entropy(model(x), y, reduction="none")``.
     model : Module
         The model behind the losses; its parameters that require a gradient are measured.
     interval : bool
@@ -79,6 +79,9 @@ def measure(
     accumulate_grad : bool
         Whether to add the gradient of the mean loss to each ``.grad``, so that the measurement
         is also the backward pass of a training step.
+    retain_graph : bool
+        Whether the graph is kept, so that ``losses.mean().backward()`` may follow. Without it,
+        and without the interval, the measurement takes no more memory than a training step.
 
     Returns
     -------
@@ -106,7 +109,7 @@ def measure(
     1.0
     """
     accumulator = Accumulator(model, confidence=confidence)
-    accumulator.update(losses)
+    accumulator.update(losses, retain_graph=retain_graph or interval)
     if interval:
         accumulator.revisit(losses)
     if accumulate_grad:
@@ -161,13 +164,13 @@ class Accumulator:
         self._reduced = 0  # sweeps that hold the batches of all ranks
         self._reducing = False
 
-    def update(self, losses: Tensor) -> None:
+    def update(self, losses: Tensor, *, retain_graph: bool = True) -> None:
         """Add one batch's [b] losses; raises as :func:`measure`, and then adds nothing."""
         if self._inner or self._reduced:
             after = "revisit()" if self._inner else "all_reduce()"
             raise ValueError(f"update() after {after}: all batches must be added first")
         self._check(losses)
-        found = per_example.moments(losses, self._parameters)
+        found = per_example.moments(losses, self._parameters, retain_graph=retain_graph)
         for name, total in found.sums.items():
             self._sums[name] = self._sums.get(name, 0) + total.to(found.squares[name].dtype)
             self._squares[name].append(found.squares[name])

@@ -684,6 +684,17 @@ def test_one_backward_pass_serves_the_measurement_and_the_step():
         torch.testing.assert_close(parameter.grad, 2 * found, rtol=1e-4, atol=1e-7)
 
 
+def test_a_graph_that_need_not_be_kept_is_freed_unless_the_interval_wants_it():
+    model, sample = digits_batch()
+    kept, freed = losses_of(model, sample), losses_of(model, sample)
+    whole = coherence.measure(kept, model, retain_graph=False)
+    alone = coherence.measure(freed, model, interval=False, retain_graph=False)
+    assert whole.alpha == alone.alpha
+    assert whole.standard_error > 0
+    with pytest.raises(RuntimeError, match="second time"):
+        freed.mean().backward()
+
+
 def test_the_slow_route_is_named():
     layer = nn.Linear(3, 3)
     model = nn.Sequential(layer, nn.Tanh(), layer, nn.Linear(3, 1))
