@@ -279,7 +279,7 @@ def main(rank: int, size: int, folder: Path, *, dies: bool) -> None:
         init_method=(folder / "meeting").as_uri(),
         rank=rank,
         world_size=size,
-        timeout=datetime.timedelta(seconds=20),
+        timeout=datetime.timedelta(seconds=60),
     )
     outcomes = {}
     if dies:

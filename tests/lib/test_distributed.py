@@ -37,7 +37,7 @@ def launch(size: int, folder: Path, *more: str) -> list[dict]:
         for rank in range(size)
     ]
     try:
-        said = [process.communicate(timeout=60)[1] for process in processes]
+        said = [process.communicate(timeout=120)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
