@@ -288,7 +288,8 @@ class Accumulator:
         elif self._inner:
             raise ValueError("revisit() in the block of the first sweep: it needs one of its own")
         self._check_point()
-        return _distributed.fingerprint(self._modules[0][1])
+        sweep = "second" if self._reduced else "first"
+        return {"the sweep that ends": sweep, **_distributed.fingerprint(self._modules[0][1])}
 
     def _reduce(self, ranks: _distributed.Ranks) -> None:
         """Replace what this rank has summed in the first sweep by what all ranks have."""

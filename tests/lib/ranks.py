@@ -136,6 +136,16 @@ class Scenarios:
         model.inside.bias.requires_grad_(not self.last)
         return whole(together(model, self.batches))
 
+    def other_sweep(self):
+        model = Tied()
+        accumulator = together(model, self.batches, interval=False)
+        if self.last:
+            accumulator = coherence.Accumulator(model)
+        with accumulator.all_reduce():
+            for x, y in self.batches:
+                step = accumulator.update if self.last else accumulator.revisit
+                step(losses_of(model, x, y))
+
     def loader_raises(self):
         def batches():
             yield self.batches[0]
@@ -269,7 +279,7 @@ def main(rank: int, size: int, folder: Path, *, dies: bool) -> None:
         init_method=(folder / "meeting").as_uri(),
         rank=rank,
         world_size=size,
-        timeout=datetime.timedelta(seconds=20),
+        timeout=datetime.timedelta(seconds=60),
     )
     outcomes = {}
     if dies:

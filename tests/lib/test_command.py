@@ -65,7 +65,7 @@ def started(words: list[str], folder: Path) -> subprocess.CompletedProcess:
         cwd=folder,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
 
 

@@ -37,7 +37,7 @@ def launch(size: int, folder: Path, *more: str) -> list[dict]:
         for rank in range(size)
     ]
     try:
-        said = [process.communicate(timeout=60)[1] for process in processes]
+        said = [process.communicate(timeout=120)[1] for process in processes]
     finally:
         for process in processes:
             process.kill()
@@ -124,6 +124,7 @@ def test_a_training_step_through_the_wrapper_is_right_after_a_measurement(outcom
         ("other_parameters", ["parameter 'inside.weight'", "rank 0 and rank", "one checkpoint"]),
         ("other_buffers", ["buffer 'norm.running_mean'", "rank 0 and rank"]),
         ("other_frozen", ["parameter 'inside.bias'", "rank 0 and rank"]),
+        ("other_sweep", ["the sweep that ends", "rank 0 and rank"]),
         ("nothing_anywhere", ["no batch", "any rank"]),
         ("both_sweeps_in_one_block", ["revisit()", "first sweep"]),
         ("third_block", ["new Accumulator"]),

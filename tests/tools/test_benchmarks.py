@@ -173,7 +173,7 @@ def test_two_processes_agree_with_one(tmp_path):
         cwd=tmp_path,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=120,
     )
     assert done.returncode == 0, done.stderr
     _, _, one, two = cells(done.stdout)
