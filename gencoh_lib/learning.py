@@ -236,7 +236,8 @@ class FiniteProblem:
         Notes
         -----
         Each input adds a term that depends on the label there only, so the supremum is a sum of
-        maxima. Without label noise it is the probability of the inputs that were not seen.
+        maxima. Without label noise it is the total variation distance of the inputs' distribution
+        and their shares in the sample, at least the probability of the inputs that were not seen.
 
         Examples
         --------

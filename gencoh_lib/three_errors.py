@@ -1,7 +1,7 @@
 """The account of an excess risk: approximation, optimisation, generalisation, and luck.
 
-Six risks go in, three functions under two measures, and four named parts come out that add up to
-the excess exactly. Where the risks come from, a formula or a large test set, is the caller's affair.
+Six risks go in, of three functions under two measures, and four named parts come out that add up
+to the excess exactly. Where the risks come from, a formula or a large test set, is not its affair.
 """
 
 from __future__ import annotations
