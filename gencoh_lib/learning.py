@@ -104,7 +104,7 @@ class FiniteProblem:
 
     @property
     def bayes_function(self) -> Array:
-        """[N] the Bayes-optimal function: E[Y | X = x], or its sign, with sgn(0) = 1.
+        """[N] the Bayes-optimal function, E[Y | X = x] or its sign, with sgn(0) = 1.
 
         For a sample this is the lookup table, the empirical risk minimiser over all functions: the
         mean, or the majority, of the targets seen at x, and 0, or 1, where x was not seen.

@@ -88,7 +88,7 @@ class ErrorAccount:
 
     @property
     def approximation(self) -> float:
-        """What even the best function of the class lacks: its risk above the Bayes risk."""
+        """Risk of the best function of the class above the Bayes risk."""
         return self.best - self.bayes
 
     @property
@@ -104,7 +104,7 @@ class ErrorAccount:
 
     @property
     def luck(self) -> float:
-        """Empirical risk of the best function above the least one: how far noise was fitted."""
+        """Empirical risk of the best function above the least one, the noise that was fitted."""
         return self.best_empirical - self.least_empirical
 
     def bound(self, uniform_deviation: float) -> float:
