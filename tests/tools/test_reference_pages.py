@@ -89,3 +89,9 @@ def test_an_experiment_says_how_its_claim_is_known(title, fields):
 def test_the_verdicts_are_those_that_the_page_explains():
     text = book.source(f"{FOLDER}/what-reproduces").read_text("utf-8")
     assert set(re.findall(r"^\| \*\*(.+?)\*\* \|", text, re.M)) == VERDICTS
+
+
+def test_the_table_at_a_glance_lists_every_experiment_with_its_verdict():
+    text = book.source(f"{FOLDER}/what-reproduces").read_text("utf-8")
+    listed = re.findall(r"^\| \[(.+?)\]\(#[\w-]+\) \| (.+?) \|$", text, re.M)
+    assert listed == [(title, fields["Verdict"]) for title, fields in EXPERIMENTS]
