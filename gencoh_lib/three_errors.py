@@ -104,7 +104,7 @@ class ErrorAccount:
 
     @property
     def luck(self) -> float:
-        """Empirical risk of the best function above the least one, the noise that was fitted."""
+        """Empirical risk of the best function above the least one, never negative."""
         return self.best_empirical - self.least_empirical
 
     def bound(self, uniform_deviation: float) -> float:
