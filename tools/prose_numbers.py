@@ -2,7 +2,7 @@
 
 A decimal, a percentage or an integer of 100 and more must come from a cell (``glue``) or be marked
 with the reason why it cannot (role ``given``). Mathematics, code, citations, definitions, captions'
-numbers and references to numbered things are exempt.
+numbers and references to numbered things, here or in a source ("Lemma 1.1"), are exempt.
 """
 
 from __future__ import annotations
@@ -29,6 +29,11 @@ _NUMBER = re.compile(
 )
 #: "Theorem 1.2", "(3.1)", "Fig. 2.4": numbers that Sphinx counts.
 _COUNTED = re.compile(r"[A-Za-z. ]*\(?\d+(\.\d+)*\)?")
+#: "Lemma 1.1 of the survey", "equation (1.4)": numbers that a source counts.
+_OF_A_SOURCE = re.compile(
+    r"\b(?:Theorem|Lemma|Proposition|Corollary|Definition|Remark|Example|Algorithm|Figure|Table|"
+    r"[Ss]ection|[Cc]hapter|[Aa]ppendix|[Ee]quation)s?\s\(?$"
+)
 _SMALLEST_INTEGER = 100
 
 
@@ -63,6 +68,10 @@ def typed(html: str) -> list[str]:
         for match in _NUMBER.finditer(line):
             integer = int(re.sub(r"\D", "", match["digits"]))
             small = integer < _SMALLEST_INTEGER
+            if not (match["power"] or match["percent"]) and _OF_A_SOURCE.search(
+                line[: match.start()]
+            ):
+                continue
             if small and not (match["decimals"] or match["power"] or match["percent"]):
                 continue
             around = line[max(0, match.start() - 30) : match.end() + 30].strip()

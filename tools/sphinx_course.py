@@ -2,6 +2,7 @@
 
 * A claim (see :mod:`tools.claims`) gets one visible line: its kind in words and links to its tests.
 * ``{given}`0.05 | the usual level``` marks a typed number with the reason why no cell computes it.
+* ``{test}`tests/lib/test_x.py::test_name``` links to that test's line; no such test is a warning.
 * Every symbol of the API reference lists the chapters that mention it ("Taught in").
 
 What other packages write and should not, :mod:`tools.sphinx_mend` mends.
@@ -23,8 +24,9 @@ from sphinx.util import logging
 from sphinx.util.docutils import SphinxRole
 
 from tools import claims
+from tools.where_tests_are import locate
 
-__all__ = ["GivenRole", "Mention", "setup"]
+__all__ = ["GivenRole", "Mention", "TestRole", "setup"]
 
 logger = logging.getLogger(__name__)
 TESTS = "tests"
@@ -57,6 +59,20 @@ def visit_given(translator: Any, node: Given) -> None:
 def depart_given(translator: Any, node: Given) -> None:
     """Close the span."""
     translator.body.append("</span>")
+
+
+class TestLink(nodes.Inline, nodes.TextElement):
+    """A reference to a test, until it is known at which line that stands."""
+
+
+class TestRole(SphinxRole):
+    """Role ``{test}`tests/lib/test_x.py::test_name```."""
+
+    def run(self) -> tuple[list[nodes.Node], list[nodes.system_message]]:
+        """Leave the place; :func:`resolve_page` makes the link."""
+        node = TestLink(self.rawtext, reference=self.text.strip())
+        self.set_source_info(node)
+        return [node], []
 
 
 @dataclass(frozen=True)
@@ -96,6 +112,9 @@ def read_page(app: Sphinx, doctree: nodes.document) -> None:
             )
             continue
         labels[node["ids"][0]] = kinds[0]
+    _store(app.env, "tests")[docname] = [
+        str(node["reference"]) for node in doctree.findall(TestLink)
+    ]
     if not is_api(docname):
         _store(app.env, "mentions")[docname] = list(_mentions(doctree))
 
@@ -122,7 +141,7 @@ def _mentions(doctree: nodes.document) -> Iterable[Mention]:
 
 def forget_page(app: Sphinx, env: BuildEnvironment, docname: str) -> None:
     """Drop what was noted about a page that changed or went."""
-    for table in ("claims", "mentions"):
+    for table in ("claims", "mentions", "tests"):
         _store(env, table).pop(docname, None)
 
 
@@ -130,7 +149,7 @@ def merge_pages(
     app: Sphinx, env: BuildEnvironment, docnames: Sequence[str], other: BuildEnvironment
 ) -> None:
     """Take over what a parallel reader noted."""
-    for table in ("claims", "mentions"):
+    for table in ("claims", "mentions", "tests"):
         _store(env, table).update(
             {name: data for name, data in _store(other, table).items() if name in docnames}
         )
@@ -143,10 +162,14 @@ def pages_to_rewrite(app: Sphinx, env: BuildEnvironment) -> list[str]:
     """
     seen = _store(env, "seen")
     tests = claims.in_tests(Path(app.srcdir) / TESTS, Path(app.srcdir))
-    now = {"taught": repr(_taught_in(env)), "tests": repr(tests)}
+    linked = {one for links in _store(env, "tests").values() for one in links}
+    lines = {one: _line_of(one, Path(app.srcdir)) for one in sorted(linked)}
+    now = {"taught": repr(_taught_in(env)), "tests": repr((tests, lines))}
     changed = {name for name, value in now.items() if seen.get(name) != value}
     seen.update(now)
-    pages = {page for page, labels in _store(env, "claims").items() if labels}
+    pages = {
+        page for table in ("claims", "tests") for page, found in _store(env, table).items() if found
+    }
     api = {page for page in env.found_docs if is_api(page)}
     return sorted(
         (pages if "tests" in changed else set()) | (api if "taught" in changed else set())
@@ -192,8 +215,36 @@ def _reading_order(env: BuildEnvironment) -> list[str]:
     return order
 
 
+def _line_of(reference: str, root: Path) -> tuple[str, int] | None:
+    try:
+        return locate(reference, root)
+    except LookupError:  # resolve_page complains, at the place of the reference
+        return None
+
+
+def _link_tests(app: Sphinx, doctree: nodes.document) -> None:
+    for node in list(doctree.findall(TestLink)):
+        name = node["reference"].rpartition("::")[2]
+        try:
+            file, line = locate(node["reference"], Path(app.srcdir))
+        except LookupError as error:
+            logger.warning("test: %s", error.args[0], location=node)
+            node.replace_self(nodes.literal("", name))
+            continue
+        link = f"{_repository(app)}/{file}#L{line}"
+        node.replace_self(
+            nodes.reference("", "", nodes.literal("", name), refuri=link, internal=False)
+        )
+
+
+def _repository(app: Sphinx) -> str:
+    options = app.config.html_theme_options
+    return f"{options['repository_url']}/blob/{options['repository_branch']}"
+
+
 def resolve_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
-    """Add what depends on other files: the line under each claim, the list under each symbol."""
+    """Add what depends on other files: links to tests, the lines under claims and symbols."""
+    _link_tests(app, doctree)
     if is_api(docname):
         _add_taught_in(app, doctree, docname)
         return
@@ -201,12 +252,10 @@ def resolve_page(app: Sphinx, doctree: nodes.document, docname: str) -> None:
     if not kinds:
         return
     tests = claims.in_tests(Path(app.srcdir) / TESTS, Path(app.srcdir))
-    options = app.config.html_theme_options
-    source = f"{options['repository_url']}/blob/{options['repository_branch']}"
     for node in list(_claim_nodes(doctree)):
         label = node["ids"][0]
         if label in kinds:
-            node += _claim_line(kinds[label], tests.get(label, []), source)
+            node += _claim_line(kinds[label], tests.get(label, []), _repository(app))
 
 
 def _claim_line(kind: str, tests: Iterable[claims.ClaimTest], source: str) -> nodes.paragraph:
@@ -244,6 +293,7 @@ def setup(app: Sphinx) -> dict[str, Any]:
     """Register everything above."""
     app.add_node(Given, html=(visit_given, depart_given))
     app.add_role("given", GivenRole())
+    app.add_role("test", TestRole())
     app.setup_extension("tools.sphinx_mend")
     app.connect("doctree-read", read_page)
     app.connect("env-purge-doc", forget_page)

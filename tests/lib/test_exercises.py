@@ -34,7 +34,14 @@ def test_pages_and_checks_know_the_same_exercises():
 
 @pytest.mark.parametrize("label", sorted(published()))
 def test_published_code_passes_its_check(label):
-    answers = {"ex-three-gradients": 2, "ex-batch": 1 / 49, "ex-uniform-logits": 0}
+    answers = {
+        "ex-three-gradients": 2,
+        "ex-batch": 1 / 49,
+        "ex-uniform-logits": 0,
+        "ex-noise-floor": 0.2 * 0.9,
+        "ex-bayes-interval": 1 / 3,
+        "ex-lunch-risk": 0.5 * (7 / 8) ** 4,
+    }
     if code := CODE.search(published()[label]):
         scope: dict = {"torch": torch}
         exec(code.group(1), scope)
@@ -72,6 +79,21 @@ def test_published_code_passes_its_check(label):
         ("ex-construct", lambda m, target: np.ma.array(np.eye(m), mask=np.eye(m)), "masked"),
         ("ex-construct", lambda m: torch.eye(m), "argument"),
         ("ex-construct", 3, "function"),
+        ("ex-noise-floor", 0.2, "comes out the same"),
+        ("ex-noise-floor", 0.82, "right"),
+        ("ex-bayes-interval", 1 / 4, r"r\(x\) = x"),
+        ("ex-bayes-interval", 2 / 3, "half of it"),
+        ("ex-lunch-risk", 0.5, "may have been seen"),
+        ("ex-lunch-risk", 1 / 4, "come twice"),
+        ("ex-lunch-risk", (7 / 8) ** 4, "guesses there are right"),
+        ("ex-excess", lambda p, r, f: (p * r.abs() * (r * f < 0)).sum() / 2, "Half"),
+        ("ex-excess", lambda p, r, f: (p * (r * f < 0)).sum(), "mass"),
+        ("ex-excess", lambda p, r, f: (p * (1 - r * f) / 2).sum(), "whole risk"),
+        ("ex-excess", lambda p, r, f: (r.abs() * (r * f < 0)).mean(), "probability"),
+        ("ex-biases", lambda w, b, activation: w, "raised"),
+        ("ex-biases", lambda w, b, activation: None, "nothing"),
+        ("ex-biases", lambda w, b, activation: w[:0], "1 matrices, not 0"),
+        ("ex-biases", 3, "function"),
     ],
 )
 def test_slips_are_named(label, answer, hint):

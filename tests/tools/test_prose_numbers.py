@@ -27,6 +27,9 @@ def page(body):
         ("<em>0</em>.5 in two tags", "0.5"),
         ("A 64-128-10 network", "128"),
         ("minus -0.25 it was", "0.25"),
+        ("In Figure 1.4 it is 0.9.", "0.9"),
+        ("the risk of a table 0.9 of the time", "0.9"),
+        ("in section 3 % of it", "3 %"),
     ],
 )
 def test_a_typed_number_is_found_with_its_neighbours(sentence, number):
@@ -49,6 +52,7 @@ def test_a_typed_number_is_found_with_its_neighbours(sentence, number):
         '<p>By <a class="reference internal" href="#thm-x">Theorem 1.2</a>.</p>',
         '<p>By <a class="reference internal" href="#eq-x">(1.2)</a>.</p>',
         "<p>MNIST10k, x86 and v2.</p>",
+        "<p>Lemma 1.1 in section 1.2, Figure 1.4, and equation (1.4) of the survey.</p>",
     ],
 )
 def test_what_the_rule_exempts_is_left_alone(body):

@@ -161,6 +161,23 @@ def test_a_page_that_went_teaches_nothing(small):
     assert "taught-in" not in small.page("api/theory")
 
 
+def test_a_reference_to_a_test_follows_it_when_it_moves(small):
+    link = "{test}`tests/test_one.py::test_it_lies_between_zero_and_one`"
+    small.write("api/theory.md", f"# Reference\n\nSee {link}.\n")
+    assert small.build() == ""
+    assert "blob/main/tests/test_one.py#L5" in small.page("api/theory")
+    small.write("tests/test_one.py", "\n\n\n" + dedent(TEST))
+    small.build()
+    assert "blob/main/tests/test_one.py#L8" in small.page("api/theory")
+
+
+def test_a_reference_to_no_test_is_a_warning_at_its_line(small):
+    small.write("chapters/one.md", "# A chapter\n\n{test}`tests/test_one.py::test_gone`\n")
+    complaint = small.build()
+    assert "tests/test_one.py has no test test_gone" in complaint
+    assert "one.md:3" in complaint
+
+
 @pytest.mark.parametrize("kinds", ["", ":class: proved\n", ":class: exact quoted\n"])
 def test_a_claim_without_one_kind_is_a_warning_at_its_place(small, kinds):
     small.write("chapters/one.md", CHAPTER.replace(":class: exact\n", kinds))
