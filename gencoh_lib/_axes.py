@@ -108,13 +108,19 @@ def _through(
 @cache
 def _rule(name: str) -> Rule | None:
     """What is known of a node kind; autograd numbers the variants of an operation."""
-    operation = re.sub(r"Backward\d+$", "", name)
+    operation, built_in = re.subn(r"Backward\d+$", "", name)
+    if not built_in:  # somebody's own function may bear any name
+        return None
     families = (rule for start, rule in _FAMILIES.items() if operation.startswith(start))
     return _RULES.get(operation) or next(families, None)
 
 
 def _place(shape: Sequence[int], stride: int, m: int) -> tuple[int, int] | None:
-    """Find the dimension that holds the examples, and how many of its steps each takes."""
+    """Find the dimension that holds the examples, and how many of its steps each takes.
+
+    Of [T, m * heads, d] with stride ``heads * d`` it is the second one, and each takes ``heads``.
+    There is at most one, since it takes up a factor m of the size.
+    """
     after = 1
     for dim in range(len(shape) - 1, -1, -1):
         if stride % after == 0 and (after * shape[dim]) % (stride * m) == 0:
@@ -127,7 +133,7 @@ def _place(shape: Sequence[int], stride: int, m: int) -> tuple[int, int] | None:
 
 
 def _keeps_order(way: Way) -> int | None:
-    """Views and copies keep the row-major order, and so the stride, whatever the dimensions."""
+    """Views and copies keep the row-major order, so the stride; the dimension is not asked for."""
     return None
 
 
@@ -144,6 +150,12 @@ def _along(attribute: str) -> Rule:
         return None if along == way.dim else way.dim
 
     return rule
+
+
+def _unfolds(way: Way) -> int | None:
+    """Sliding windows over one dimension; the steps within a window come last."""
+    along = way.axis(way.node._saved_dimension, way.child_rank)
+    return None if along == way.dim else way.dim
 
 
 def _along_some(way: Way) -> int | None:
@@ -253,7 +265,7 @@ _RULES = _table(
         "NllLoss NllLoss2D": _picks_class,
         "Softmax SafeSoftmax LogSoftmax Cumsum Glu": _along("_saved_dim"),
         "Cat Slice Split SplitWithSizes Gather IndexSelect": _along("_saved_dim"),
-        "Unfold": _along("_saved_dimension"),
+        "Unfold": _unfolds,
         "Flip Roll": _along_some,
         "Sum Mean Logsumexp Amax Amin Max Min Var LinalgVectorNorm": _reduces,
         "Select Unbind": _removes_one,

@@ -64,9 +64,10 @@ def nodes(losses: Tensor) -> list[Any]:
 
 
 def reached(graph: Iterable[Any], named_parameters: Mapping[str, Tensor]) -> set[str]:
-    """Names of the (leaf) parameters that the graph leads to."""
+    """Names of the parameters that the graph leads to."""
+    graph = set(graph)
     leaves = {id(v) for node in graph if (v := getattr(node, "variable", None)) is not None}
-    return {name for name, parameter in named_parameters.items() if id(parameter) in leaves}
+    return {n for n, p in named_parameters.items() if id(p) in leaves or p.grad_fn in graph}
 
 
 def widest(losses: Tensor) -> int:
@@ -74,7 +75,8 @@ def widest(losses: Tensor) -> int:
     sizes = (
         torch.Size(meta.shape).numel()
         for node in nodes(losses)
-        for meta in getattr(node, "_input_metadata", ())
+        for meta in node._input_metadata
+        if not meta.is_nested_tensor
     )
     return max(sizes, default=0)
 
@@ -167,15 +169,17 @@ def refuse_what_hides(
       The graph tells, whatever mode the model is in by now; only a compiled graph does not, and
       there the modules have to.
     * Reentrant activation checkpointing: the parameters inside are not in the graph at all.
+    * A graph that leads to none of the parameters, which then are those of another model.
     """
     modules = list(named_modules)
+    graph = nodes(losses) if graph is None else graph
     owners = {id(parameter): name for name, parameter in named_parameters.items()}
     by_batch = [
         name or "the model itself"
         for name, module in modules
         if isinstance(module, _BatchNorm) and (module.training or module.running_mean is None)
     ]
-    for node in nodes(losses) if graph is None else graph:
+    for node in graph:
         kind = node.name()
         if kind.startswith("CheckpointFunction"):
             raise ValueError(
@@ -184,13 +188,18 @@ def refuse_what_hides(
             )
         if kind.startswith("CompiledFunction") and by_batch:
             _refuse_batch_norm(by_batch)
-        if "BatchNorm" in kind and _uses_the_batch(node, len(losses)):
+        if "BatchNorm" in kind and _uses_the_batch(node):
             inputs = (getattr(child, "variable", None) for child, _ in node.next_functions)
             named = {owners[id(p)].rpartition(".")[0] for p in inputs if id(p) in owners}
             _refuse_batch_norm(sorted(named) or by_batch)
+    if not reached(graph, named_parameters):
+        raise ValueError(
+            "losses depend on none of the given parameters: they belong to another graph, e.g. to "
+            "another copy of the model"
+        )
 
 
-def _uses_the_batch(node: Any, examples: int) -> bool:
+def _uses_the_batch(node: Any) -> bool:
     """Whether a batch-norm node normalised by statistics that several examples share."""
     with explained():
         if not getattr(node, "_saved_training", True):
@@ -200,9 +209,7 @@ def _uses_the_batch(node: Any, examples: int) -> bool:
     # the gradient: reading the saved input could run a checkpointed forward pass again.)
     shape = node._input_metadata[0].shape
     weight = node.next_functions[1][0] if len(node.next_functions) > 1 else None
-    if shape[0] != 1 or (weight is not None and hasattr(weight, "variable")):
-        return True
-    return weight is None and shape[1] % examples != 0
+    return shape[0] != 1 or (weight is not None and hasattr(weight, "variable"))
 
 
 def _refuse_batch_norm(layers: list[str]) -> None:

@@ -79,6 +79,8 @@ def sites(
     byte_budget: int,
 ) -> list[Site]:
     """Every parameter that the graph uses once, by a rule, with rows that belong to one example."""
+    if any(meta.is_nested_tensor for node in graph for meta in node._input_metadata):
+        return []  # no shapes to reason with
     rules = {}
     for name, uses in _uses(graph, named_parameters).items():
         # a hook may change the gradient on its way into the parameter
@@ -136,17 +138,18 @@ def watched_backward(
 
     edges = [GradientEdge(node, 0) for node in _idle(graph, watch.keys(), asked)]
     handles = [node.register_prehook(prehook(node)) for node in watch]
-    try:
-        inputs: list[Any] = [*asked, *edges]
-        found = torch.autograd.grad(
-            losses, inputs, seed, retain_graph=retain_graph, allow_unused=True
-        )
-    finally:
-        for handle in handles:
-            handle.remove()
-    for edge, gradient in zip(edges, found[len(asked) :], strict=True):
-        if gradient is not None and edge.node not in seen:
-            watch[edge.node](gradient)
+    with torch.autocast(losses.device.type, enabled=False):  # it would round the products
+        try:
+            inputs: list[Any] = [*asked, *edges]
+            found = torch.autograd.grad(
+                losses, inputs, seed, retain_graph=retain_graph, allow_unused=True
+            )
+        finally:
+            for handle in handles:
+                handle.remove()
+        for edge, gradient in zip(edges, found[len(asked) :], strict=True):
+            if gradient is not None and edge.node not in seen:
+                watch[edge.node](gradient)
     return tuple(found[: len(asked)])
 
 
@@ -192,6 +195,8 @@ def _rule(use: Use, byte_budget: int) -> Rule | None:
     """The rule that covers a use; a private attribute that torch has dropped means none."""
     if use.node._input_metadata[0].dtype.is_complex:
         return None
+    if 0 in use.output or not use.parameter.numel():  # no rows, or rows of nothing
+        return None
     for rule in _RULES:
         try:
             if use.node.name() in rule.kinds and rule.fits(use):
@@ -202,80 +207,95 @@ def _rule(use: Use, byte_budget: int) -> Rule | None:
 
 
 def _probe(graph: Sequence[Any], losses: Tensor, rules: Sequence[Rule]) -> list[Layout | None]:
-    """The layout at every rule, or None where rows are shared."""
-    m = len(losses)
+    """The layout at every rule, or None where rows are shared.
+
+    Three passes: with equal weights, and with each of two codes.
+    """
+    codes = _codes(len(losses))
+    plain: dict[Rule, Tensor] = {}
+    marks: dict[Rule, list[tuple[Tensor, Tensor]]] = {rule: [] for rule in rules}
+
+    def keep(rule: Rule, rows: Tensor) -> None:
+        plain[rule] = rows.clone()
+
+    def compare(rule: Rule, rows: Tensor) -> None:
+        if rule in plain:
+            marks[rule].append(_ratios(plain[rule], rows))
+
+    for weights, look in ((torch.ones(len(losses)), keep), *((code, compare) for code in codes)):
+        by_node: dict[Any, list[Rule]] = {}
+        for rule in rules:
+            by_node.setdefault(rule.node, []).append(rule)
+        watch = {node: _each(group, look) for node, group in by_node.items()}
+        watched_backward(graph, losses, (), weights.to(losses.detach()), watch)
+    return [
+        _layout(plain[rule], marks[rule], codes) if len(marks[rule]) == len(codes) else None
+        for rule in rules
+    ]
+
+
+def _each(group: Sequence[Rule], look: Callable[[Rule, Tensor], None]) -> Callable[[Tensor], None]:
+    """Show every rule of a node its rows, [R, d]."""
+
+    def see(gradient: Tensor) -> None:
+        for rule in group:
+            rows = rule.rows(gradient.detach())
+            look(rule, rows.reshape(len(rows), -1))
+
+    return see
+
+
+def _codes(m: int) -> Tensor:
+    """[2, m] weights of both signs: no two alike, and no mixture of some like another.
+
+    Each code has a cell of its own, so that two are never close, and a random place in it, since
+    on a lattice the mean of two codes is a third.
+    """
     generator = torch.Generator().manual_seed(0)
-    # two codes, of both signs and far apart, so that no mixture of some looks like another
-    codes = torch.rand(2, m, generator=generator, dtype=torch.float64).mul_(1.5).add_(0.5)
-    codes *= torch.randint(0, 2, (2, m), generator=generator) * 2 - 1
-    codes = codes.to(losses.detach())
-    plain, first = (
-        _rows(graph, losses, rules, seed) for seed in (torch.ones_like(codes[0]), codes[0])
-    )
-    layouts = {rule: _ordered(plain[rule], first[rule], codes[0]) for rule in plain}
-    odd = [rule for rule, layout in layouts.items() if layout is None]
-    if odd and torch.finfo(losses.dtype).bits >= 32:
-        second = _rows(graph, losses, odd, codes[1])
-        for rule in odd:
-            layouts[rule] = _indexed([plain[rule], first[rule], second[rule]], codes)
-    return [layouts.get(rule) for rule in rules]
+
+    def draw(n: int) -> Tensor:
+        return torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
+
+    cells = torch.stack([draw(m).argsort() for _ in range(2)])
+    place = (cells + 0.25 + 0.5 * draw(2 * m).view(2, m)) / m
+    return (0.5 + 1.5 * place) * (1 - 2 * (draw(2 * m).view(2, m) < 0.5).double())
 
 
-def _rows(
-    graph: Sequence[Any], losses: Tensor, rules: Sequence[Rule], seed: Tensor
-) -> dict[Rule, Tensor]:
-    """[R, d] rows that flow into every rule's node, for losses weighted by ``seed``."""
-    seen: dict[Rule, Tensor] = {}
-    by_node: dict[Any, list[Rule]] = {}
-    for rule in rules:
-        by_node.setdefault(rule.node, []).append(rule)
-
-    def watcher(group: list[Rule]) -> Callable[[Tensor], None]:
-        def see(gradient: Tensor) -> None:
-            for rule in group:
-                rows = rule.rows(gradient.detach())
-                seen[rule] = rows.reshape(len(rows), -1).clone()
-
-        return see
-
-    watch = {node: watcher(group) for node, group in by_node.items()}
-    watched_backward(graph, losses, (), seed, watch)
-    return seen
-
-
-def _scales(plain: Tensor, coded: Tensor, factors: Tensor) -> Tensor:
-    """[R] whether every row of [R, d] has scaled by its factor, to rounding."""
-    accurate = torch.finfo(plain.dtype).bits >= 32
-    eps = torch.finfo(plain.dtype).eps
+def _ratios(plain: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
+    """How every row of [R, d] has scaled, and how far it is from having only scaled."""
     plain, coded = widened(plain), widened(coded)
-    sizes = plain.norm(dim=1)
-    slack = (256 if accurate else 8) * eps * (sizes + 0.1 * sizes.mean())
-    fits: Tensor = (coded - factors.to(plain)[:, None] * plain).norm(dim=1) <= slack
-    return fits
+    squared = plain.square().sum(1)
+    ratio = (plain * coded).sum(1) / squared.clamp(min=torch.finfo(squared.dtype).tiny)
+    return ratio, (coded - ratio[:, None] * plain).norm(dim=1)
 
 
-def _ordered(plain: Tensor, coded: Tensor, code: Tensor) -> Layout | None:
-    """Rows in the order of the examples, or of their applications."""
-    m, count = len(code), len(plain)
-    if count % m:
+def _layout(plain: Tensor, marks: Sequence[tuple[Tensor, Tensor]], codes: Tensor) -> Layout | None:
+    """Whose the rows are, if each has scaled by the two codes of one example, to rounding."""
+    if torch.finfo(plain.dtype).bits < 32:  # too coarse to tell
         return None
-    if bool(_scales(plain, coded, code.repeat_interleave(count // m)).all()):
-        return Layout(m, count // m)
-    if bool(_scales(plain, coded, code.repeat(count // m)).all()):
-        return Layout(m)
-    return None
-
-
-def _indexed(rows: list[Tensor], codes: Tensor) -> Layout | None:
-    """Rows in any order, from [R, d] under equal weights and under two codes [2, m]."""
-    wide = [widened(r) for r in rows]
-    alive = torch.stack([seen.norm(dim=1) for seen in wide]).amax(0) > 0
-    squared = wide[0].square().sum(1).clamp(min=torch.finfo(wide[0].dtype).tiny)
-    owner = _nearest((wide[1] * wide[0]).sum(1) / squared, codes[0].to(squared))
-    owned = _scales(rows[0], rows[1], codes[0][owner]) & _scales(rows[0], rows[2], codes[1][owner])
-    if not bool((owned | ~alive).all()):
+    m, count = codes.shape[1], len(plain)
+    sizes = widened(plain).norm(dim=1)
+    codes = codes.to(sizes)
+    owner = _nearest(marks[0][0], codes[0])
+    # rounding is relative to the row, or, where it nearly cancels, to the rows of its example
+    rows = torch.zeros_like(codes[0]).index_add(0, owner, torch.ones_like(sizes))
+    typical = torch.zeros_like(codes[0]).index_add(0, owner, sizes) / rows.clamp(min=1)
+    slack = 256 * torch.finfo(plain.dtype).eps * (sizes + 0.1 * typical[owner])
+    off = [
+        (ratio - code[owner]).abs() * sizes + rest
+        for (ratio, rest), code in zip(marks, codes, strict=True)
+    ]
+    if not bool(torch.stack([amount <= slack for amount in off]).all()):
         return None
-    return Layout(codes.shape[1], index=_index(owner, alive, codes.shape[1]))
+    dead = sizes == 0
+    if count % m == 0:
+        position = torch.arange(count, device=owner.device)
+        for inside in (count // m, 1):
+            if bool(((owner == position // inside % m) | dead).all()):
+                return Layout(m, inside)
+    index = _index(owner, ~dead, m)
+    # most of a very uneven index would be padding
+    return Layout(m, index=index) if index.numel() <= 8 * count else None
 
 
 def _nearest(values: Tensor, codes: Tensor) -> Tensor:

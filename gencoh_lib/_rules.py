@@ -27,6 +27,7 @@ from torch import Tensor
 
 from gencoh_lib._vectors import wide
 
+BLOCK = 256
 Arrange = Callable[[Tensor], Tensor]  # [R, ...] in the order of the graph to [m, T, ...]
 
 
@@ -117,13 +118,13 @@ class Rule:
 def squares(t: Tensor) -> Tensor:
     """[m, ...] to [m] sums of squares, squared and added in float64.
 
-    vector_norm makes no temporary, but adds up naively in float32: hence blocks of 1024.
+    vector_norm makes no temporary, but adds up naively in float32: hence blocks.
     """
     t = t.reshape(len(t), -1)
-    whole = t.shape[1] // 1024 * 1024
-    if t.dtype == torch.float64 or whole <= 1024:
+    whole = t.shape[1] // BLOCK * BLOCK
+    if t.dtype == torch.float64 or whole <= BLOCK:
         return _lengths(t).square()
-    squared = _lengths(t[:, :whole].unflatten(1, (-1, 1024))).square().sum(1)
+    squared = _lengths(t[:, :whole].unflatten(1, (-1, BLOCK))).square().sum(1)
     return squared + _lengths(t[:, whole:]).square() if whole < t.shape[1] else squared
 
 
@@ -166,7 +167,7 @@ def squares_by_pairs(
         few, flowing = left[start : start + step].to(dtype), right[start : start + step].to(dtype)
         found, single = squared(few, flowing)
         found = found.to(wide(found))
-        unsure = ~((found >= single / 2) & (single > 1e-30))  # not a number is unsure too
+        unsure = ~((found >= single / 2) & (single > 1e-30) & found.isfinite())
         if dtype == torch.float32 and bool(unsure.any()):
             found[unsure] = squared(widened(few[unsure]), widened(flowing[unsure]))[0]
         parts.append(found.clamp(min=0))

@@ -106,7 +106,12 @@ def squared_norms(
     What is returned is the derivative of ``losses[i]``, exactly. Where a model mixes examples by
     hand, ``z - z.mean(0)``, that derivative depends on the rest of the batch; of all the ways to
     mix examples only batch norm is recognised, and inside ``torch.compile`` not even that.
-    ``.grad`` is untouched unless asked for; hooks on tensors fire as in any backward pass.
+    ``.grad`` is untouched unless asked for.
+
+    Hooks fire as in any backward pass, but a graph does not say which it has. Those on a parameter
+    are respected. One on a tensor in between, or on a node, that mixes examples (clipping by the
+    norm of the batch) or changes what goes into a parameter (a hook on ``weight.t()``) is not seen
+    and spoils the result: measure without it.
 
     Examples
     --------
@@ -195,6 +200,8 @@ def add_mean_gradient(
         gradient = (sums[name] / examples).to(parameter)
         if parameter.grad is None:
             parameter.grad = gradient
+        elif parameter.grad.layout != torch.strided:
+            parameter.grad = parameter.grad.to_dense().add_(gradient)
         else:
             parameter.grad += gradient
 
@@ -275,7 +282,8 @@ def _by_rules(
     def watcher(group: list[Site]) -> Callable[[Tensor], None]:
         @torch.no_grad()
         def see(gradient: Tensor) -> None:
-            flows: dict[tuple[int, ...], Flow] = {}  # rules of one node often want the same of it
+            # rules of one node often want the same of it; rows of one shape have one layout
+            flows: dict[tuple[int, ...], Flow] = {}
             for site in group:
                 rows = site.layout(site.rule.rows(gradient.detach()))
                 flow = flows.setdefault(tuple(rows.shape), Flow(rows))
@@ -337,7 +345,8 @@ def _jacobian_vector_product(
             rows = backward(losses, parameters, seed, create_graph=True)
             parts = [(g * v).sum() for g, v in zip(rows, along, strict=True)]
             total = torch.stack(parts).sum()
-            (answer,) = torch.autograd.grad(total, seed)
+            with torch.autocast(losses.device.type, enabled=False):
+                (answer,) = torch.autograd.grad(total, seed)
         except RuntimeError:  # some operation has no second derivative
             return None
     # a hand-written backward may cut the graph without a word; linearity in the seed tells
