@@ -415,6 +415,20 @@ def test_a_refusal_does_not_run_a_checkpointed_batch_norm_again():
     assert inner[1].num_batches_tracked == 1
 
 
+@pytest.mark.parametrize("few", [slice(0, 6), slice(1, 5)])
+def test_instance_norm_is_measured_whatever_part_of_the_losses_is_asked_for(few):
+    model = nn.Sequential(
+        nn.Conv2d(2, 3, 3), nn.InstanceNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 2)
+    ).double()
+    x = torch.randn(6, 2, 6, 6, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = model(x).square().sum(1)[few]
+    named = dict(model.named_parameters())
+    found = torch.stack(list(per_example.squared_norms(losses, named).values())).sum(0)
+    rows = [torch.autograd.grad(one, list(named.values()), retain_graph=True) for one in losses]
+    want = torch.stack([torch.stack([g.square().sum() for g in row]).sum() for row in rows])
+    torch.testing.assert_close(found, want, rtol=1e-12, atol=0)
+
+
 def test_batch_norm_over_positions_is_not_taken_for_instance_norm():
     # one input, 16 positions, a loss each: the positions share their statistics
     norm, head = nn.BatchNorm1d(3), nn.Conv1d(3, 2, 1)

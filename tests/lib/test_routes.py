@@ -540,3 +540,181 @@ def test_a_saved_attribute_that_torch_no_longer_has_means_the_general_route(monk
     assert result.routes["0.weight"] == "general"
     truth = loop(model, x, y, rows, weights)
     torch.testing.assert_close(sum(result.squares.values()), truth, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_two_examples_that_change_places_are_not_taken_for_each_other(dtype):
+    # the probe's codes must be apart by more than rounding, for every pair
+    m = 200
+    generator = torch.Generator().manual_seed(0)
+    first, last = nn.Linear(5, 8), nn.Linear(8, 3)
+    for parameter in (*first.parameters(), *last.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    x = torch.randn(m, 5, generator=generator).to(dtype)
+    first.to(dtype), last.to(dtype)
+    order = torch.arange(m)
+    order[[6, 11, 190, 191]] = order[[11, 6, 191, 190]]
+    losses = last(torch.tanh(first(x))[order]).square().sum(1)
+    found = per_example.squared_norms(losses, {"w": first.weight})["w"]
+    want = torch.stack(
+        [
+            torch.autograd.grad(one, first.weight, retain_graph=True)[0].double().square().sum()
+            for one in losses
+        ]
+    )
+    torch.testing.assert_close(found, want, rtol=1e-2 if dtype is torch.bfloat16 else 1e-5, atol=0)
+
+
+@pytest.mark.parametrize("m", [1, 2, 7, 1000, 5000])
+def test_codes_are_apart_and_of_both_signs(m):
+    codes = _ownership._codes(m)
+    assert codes.shape == (2, m)
+    assert bool((codes.abs() >= 0.5).all() and (codes.abs() <= 2).all())
+    gaps = codes.sort(1).values.diff(dim=1)
+    assert m == 1 or float(gaps.min()) > 0.7 / m
+    assert m < 7 or bool((codes > 0).any(1).all() and (codes < 0).any(1).all())
+
+
+def test_a_little_of_a_large_neighbour_is_seen_in_a_small_example():
+    generator = torch.Generator().manual_seed(0)
+    first, last = nn.Linear(5, 8), nn.Linear(8, 3)
+    for parameter in (*first.parameters(), *last.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    h = torch.tanh(first(torch.randn(8, 5, generator=generator)))
+    weights = torch.ones(8)
+    weights[3] = 1e-6
+    losses = last(h + 1e-6 * h.roll(1, 0)).square().sum(1) * weights
+    result = per_example.moments(losses, {"w": first.weight})
+    rows = [torch.autograd.grad(one, first.weight, retain_graph=True)[0] for one in losses]
+    want = torch.stack([row.double().square().sum() for row in rows])
+    torch.testing.assert_close(result.squares["w"], want, rtol=1e-5, atol=0)
+
+
+def test_a_very_uneven_share_of_rows_goes_the_general_way():
+    layer = nn.Linear(3, 2).double()
+    x = torch.randn(400, 3, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    # 380 rows are the first example's, one each the others'
+    rows = layer(x[torch.randperm(400, generator=torch.Generator().manual_seed(1))]).square().sum(1)
+    losses = torch.cat([rows[:380].sum()[None], rows[380:]])
+    assert set(agree(losses, dict(layer.named_parameters())).routes.values()) == {"general"}
+
+
+class ScaledDotProductMix(torch.autograd.Function):
+    """A function of somebody's own that begins like a built-in one, and mixes examples."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.roll(1, 0)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient.roll(-1, 0)
+
+
+def test_a_function_of_ones_own_is_not_taken_for_a_built_in_one():
+    first, last = nn.Linear(5, 4).double(), nn.Linear(4, 3).double()
+    x = torch.randn(B, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = last(ScaledDotProductMix.apply(torch.tanh(first(x))[:, None])[:, 0]).square().sum(1)
+    agree(losses, dict(first.named_parameters()))
+
+
+def test_autocast_around_the_measurement_rounds_nothing():
+    conv, layer = nn.Conv2d(3, 4, 3), nn.Linear(64, 64)
+    generator = torch.Generator().manual_seed(0)
+    images, rows = (torch.randn(4, *s, generator=generator) for s in ((3, 8, 8), (3, 64)))
+    for model, x in ((conv, images), (layer, rows)):
+        losses = torch.tanh(model(x)).flatten(1).square().sum(1)
+        named = dict(model.named_parameters())
+        along = {name: torch.ones_like(p) for name, p in named.items()}
+        alone = (
+            per_example.squared_norms(losses, named)["weight"],
+            per_example.gram(losses, named),
+            per_example.directional_derivatives(losses, named, along),
+        )
+        with torch.autocast("cpu"):
+            inside = (
+                per_example.squared_norms(losses, named)["weight"],
+                per_example.gram(losses, named),
+                per_example.directional_derivatives(losses, named, along),
+            )
+        for one, other in zip(alone, inside, strict=True):
+            assert torch.equal(one, other)
+
+
+def test_rows_of_equal_entries_are_squared_to_the_digit():
+    # rounding goes one way here, so that long naive sums drift
+    layer = nn.Linear(2047, 2)
+    x = torch.full((4, 2047), 1.7)
+    losses = torch.tanh(0.001 * layer(x)).sum(1)
+    found = per_example.squared_norms(losses, {"w": layer.weight})["w"]
+    rows = [torch.autograd.grad(one, layer.weight, retain_graph=True)[0] for one in losses]
+    want = torch.stack([row.double().square().sum() for row in rows])
+    torch.testing.assert_close(found, want, rtol=1e-6, atol=0)
+
+
+def test_large_gradients_over_positions_do_not_overflow():
+    layer = nn.Linear(64, 64)
+    x = torch.randn(4, 3, 64, generator=torch.Generator().manual_seed(0)) * 1e12
+    losses = (layer(x) * 1e12).sum((1, 2)) * 1e-10
+    large = per_example.squared_norms(losses * 1e10, {"w": layer.weight})["w"]
+    small = per_example.squared_norms(losses, {"w": layer.weight})["w"]
+    torch.testing.assert_close(large, small * 1e20, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 3])
+def test_experts_without_rows_have_zero_gradients(rows):
+    one, other = nn.Linear(4, 3).double(), nn.Linear(4, 3).double()
+    x = torch.randn(4, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = torch.cat([one(x[: 4 - rows]), other(x[4 - rows :])]).square().sum(1)
+    agree(losses, {"one": one.weight, "other": other.weight})
+
+
+@pytest.mark.parametrize("m", [1, 4])
+def test_layers_of_no_width_have_zero_gradients(m):
+    one, other = nn.Linear(4, 0).double(), nn.Linear(0, 3).double()
+    losses = other(one(torch.ones(m, 4, dtype=torch.float64))).sum(1)
+    named = {"one": one.weight, "other": other.weight, "bias": other.bias}
+    found = per_example.squared_norms(losses, named)
+    want = torch.tensor([0, 0, 3.0], dtype=torch.float64)[:, None].expand(3, m)
+    torch.testing.assert_close(torch.stack(list(found.values())), want)
+
+
+class Stop(torch.autograd.Function):
+    """Uses a parameter, and passes no gradient on to it."""
+
+    @staticmethod
+    def forward(ctx, x, w):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def test_a_parameter_that_gets_no_gradient_has_a_zero_one():
+    layer, w = nn.Linear(5, 4).double(), torch.ones(4, dtype=torch.float64, requires_grad=True)
+    x = torch.randn(B, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = Stop.apply(layer(x), w).square().sum(1)
+    agree(losses, {"w": w, **dict(layer.named_parameters())})
+
+
+def test_nested_tensors_go_the_general_way():
+    layer = nn.Linear(3, 2).double()
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(n, 3, generator=generator, dtype=torch.float64) for n in (2, 4, 1)]
+    nested = torch.nested.nested_tensor(parts, layout=torch.jagged)
+    found = layer(nested).sin()
+    losses = torch.stack([part.sum() for part in found.unbind()])
+    assert set(agree(losses, dict(layer.named_parameters())).routes.values()) == {"general"}
+
+
+def test_the_mean_gradient_is_added_to_a_sparse_one():
+    table = nn.Embedding(5, 3, sparse=True)
+    keys = torch.tensor([[0, 1], [2, 2], [4, 0], [1, 3]])
+    table(keys).sum().backward()
+    before = table.weight.grad.to_dense().clone()
+    losses = table(keys).square().sum((1, 2))
+    per_example.squared_norms(losses, {"w": table.weight}, accumulate_grad=True)
+    found = table.weight.grad - before
+    (want,) = torch.autograd.grad(losses.mean(), table.weight)
+    torch.testing.assert_close(found, want.to_dense())
