@@ -22,17 +22,8 @@ from torch.autograd.graph import GradientEdge
 
 from gencoh_lib._axes import example_strides
 from gencoh_lib._convolution import Convolution
-from gencoh_lib._rules import (
-    ChannelNorm,
-    Copies,
-    Elementwise,
-    Embedding,
-    LayerNorm,
-    Linear,
-    Rule,
-    Use,
-    widened,
-)
+from gencoh_lib._norm_rules import ChannelNorm, LayerNorm
+from gencoh_lib._rules import Copies, Elementwise, Embedding, Linear, Rule, Use, widened
 
 _RULES: tuple[type[Rule], ...] = (
     Linear, Elementwise, Copies, Embedding, LayerNorm, ChannelNorm, Convolution,
