@@ -16,6 +16,7 @@ from torch import Tensor
 
 from gencoh_lib import checks
 from gencoh_lib._answers import read
+from gencoh_lib._suppressing import EXERCISES as SUPPRESSING
 from gencoh_lib.checks import Verdict
 from gencoh_lib.coherence import from_gradients, of_examples
 
@@ -186,5 +187,6 @@ _EXERCISES: Mapping[str, Callable[[object], Verdict]] = MappingProxyType(
         "ex-batch": _batch,
         "ex-construct": _construct,
         "ex-uniform-logits": _uniform_logits,
+        **SUPPRESSING,
     }
 )

@@ -34,7 +34,10 @@ def test_pages_and_checks_know_the_same_exercises():
 
 @pytest.mark.parametrize("label", sorted(published()))
 def test_published_code_passes_its_check(label):
-    answers = {"ex-three-gradients": 2, "ex-batch": 1 / 49, "ex-uniform-logits": 0}
+    answers = {
+        "ex-three-gradients": 2, "ex-batch": 1 / 49, "ex-uniform-logits": 0,
+        "ex-winsorized-mean": 7 / 5, "ex-rare-feature": 0.099,
+    }  # fmt: skip
     if code := CODE.search(published()[label]):
         scope: dict = {"torch": torch}
         exec(code.group(1), scope)
@@ -72,6 +75,42 @@ def test_published_code_passes_its_check(label):
         ("ex-construct", lambda m, target: np.ma.array(np.eye(m), mask=np.eye(m)), "masked"),
         ("ex-construct", lambda m: torch.eye(m), "argument"),
         ("ex-construct", 3, "function"),
+        ("ex-winsorized-mean", 10, "plain mean"),
+        ("ex-winsorized-mean", 4 / 3, "trimmed"),
+        ("ex-winsorized-mean", 1, "median"),
+        ("ex-winsorized-mean", 7, "divide by five"),
+        (
+            "ex-median-of-three",
+            lambda a, b, c: (
+                a + b + c - torch.stack([a, b, c]).amin(0) - torch.stack([a, b, c]).amax(0)
+            ),
+            "case 2 of 3.*forgets small numbers",
+        ),
+        ("ex-median-of-three", lambda a, b, c: (a + b + c) / 3, "mean of the three"),
+        ("ex-median-of-three", lambda a, b, c: torch.maximum(torch.maximum(a, b), c), "greatest"),
+        ("ex-median-of-three", lambda a, b, c: torch.minimum(torch.minimum(a, b), c), "least"),
+        ("ex-rare-feature", 1 - 0.98**5, "one micro-batch"),
+        ("ex-rare-feature", 0.02592, "divide by that for the mean"),
+        ("ex-rare-feature", 0.26143, "on top"),
+        ("ex-rare-feature", 10.08, "wrong way round"),
+        ("ex-rare-feature", 0.0961**2 / 0.26143, "three pairs"),
+        ("ex-rare-feature", 0.025032 / 0.26143, "all three micro-batches"),
+        (
+            "ex-decrease-share",
+            lambda g, k: g[k].sum(0).square().sum() / g.sum(0).square().sum(),
+            "do to each other",
+        ),
+        ("ex-decrease-share", lambda g, k: k.double().mean(), "number of examples"),
+        (
+            "ex-decrease-share",
+            lambda g, k: g.mean(0) @ g[k].mean(0) / g.mean(0).square().sum(),
+            "take sums",
+        ),
+        (
+            "ex-decrease-share",
+            lambda g, k: g.sum(0) @ g[~k].sum(0) / g.sum(0).square().sum(),
+            "other group",
+        ),
     ],
 )
 def test_slips_are_named(label, answer, hint):
