@@ -64,7 +64,8 @@ class M3(OfThree):
     (2020). Weight decay that an optimizer adds to the gradient is added to each of the three; what
     shrinks the weights directly, as in AdamW, is left to the optimizer. A parameter that some of
     the three losses do not use counts as having gradient zero there. Give learning-rate schedulers
-    *this* optimizer; they count its calls.
+    *this* optimizer; they count its calls, and so do the ``steps`` of
+    :func:`gencoh_lib.training.train`.
 
     Examples
     --------
