@@ -127,7 +127,9 @@ def train(
         Maps outputs and targets to the losses of the examples, shape [b].
     optimizer : callable, optional
         Makes an optimizer from the list of parameters, such as ``torch.optim.Adam``; its own
-        learning rate gives way to `learning_rate`.  By default plain SGD.
+        learning rate gives way to `learning_rate`.  By default plain SGD.  One with a method
+        ``backward``, such as :class:`gencoh_lib.aggregation.Winsorized`, is handed the losses of
+        the batch, shape [b], to fill ``.grad`` from, in place of the gradient of their mean.
     probes : mapping of str to callable, optional
         Functions of the model, called in eval mode with gradients enabled.  They should return
         numbers or copies, not the live parameters.  After each of them modes, gradient mode,
@@ -226,11 +228,15 @@ def train(
                 call_probes(step)
             batch = next(batches)
             targets = y[batch]
-            mean = checked(loss(outputs_of(model, x[batch]), targets), len(targets)).mean()
+            losses = checked(loss(outputs_of(model, x[batch]), targets), len(targets))
+            mean = losses.mean()
             if not math.isfinite(mean.item()):
                 raise diverged(f"the loss is {mean.item()}", step)
             updates.zero_grad()
-            mean.backward()
+            if hasattr(updates, "backward"):
+                updates.backward(losses)
+            else:
+                mean.backward()
             for group in updates.param_groups:
                 group["lr"] = rate(step)
             updates.step()

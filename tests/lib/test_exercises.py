@@ -41,6 +41,8 @@ def test_published_code_passes_its_check(label):
         "ex-noise-floor": 0.2 * 0.9,
         "ex-bayes-interval": 1 / 3,
         "ex-lunch-risk": 0.5 * (7 / 8) ** 4,
+        "ex-winsorized-mean": 7 / 5,
+        "ex-rare-feature": 0.099,
     }
     if code := CODE.search(published()[label]):
         scope: dict = {"torch": torch}
@@ -94,6 +96,42 @@ def test_published_code_passes_its_check(label):
         ("ex-biases", lambda w, b, activation: None, "nothing"),
         ("ex-biases", lambda w, b, activation: w[:0], "1 matrices, not 0"),
         ("ex-biases", 3, "function"),
+        ("ex-winsorized-mean", 10, "plain mean"),
+        ("ex-winsorized-mean", 4 / 3, "trimmed"),
+        ("ex-winsorized-mean", 1, "median"),
+        ("ex-winsorized-mean", 7, "divide by five"),
+        (
+            "ex-median-of-three",
+            lambda a, b, c: (
+                a + b + c - torch.stack([a, b, c]).amin(0) - torch.stack([a, b, c]).amax(0)
+            ),
+            "case 2 of 3.*forgets small numbers",
+        ),
+        ("ex-median-of-three", lambda a, b, c: (a + b + c) / 3, "mean of the three"),
+        ("ex-median-of-three", lambda a, b, c: torch.maximum(torch.maximum(a, b), c), "greatest"),
+        ("ex-median-of-three", lambda a, b, c: torch.minimum(torch.minimum(a, b), c), "least"),
+        ("ex-rare-feature", 1 - 0.98**5, "one micro-batch"),
+        ("ex-rare-feature", 0.02592, "divide by that for the mean"),
+        ("ex-rare-feature", 0.26143, "on top"),
+        ("ex-rare-feature", 10.08, "wrong way round"),
+        ("ex-rare-feature", 0.0961**2 / 0.26143, "three pairs"),
+        ("ex-rare-feature", 0.025032 / 0.26143, "all three micro-batches"),
+        (
+            "ex-decrease-share",
+            lambda g, k: g[k].sum(0).square().sum() / g.sum(0).square().sum(),
+            "do to each other",
+        ),
+        ("ex-decrease-share", lambda g, k: k.double().mean(), "number of examples"),
+        (
+            "ex-decrease-share",
+            lambda g, k: g.mean(0) @ g[k].mean(0) / g.mean(0).square().sum(),
+            "take sums",
+        ),
+        (
+            "ex-decrease-share",
+            lambda g, k: g.sum(0) @ g[~k].sum(0) / g.sum(0).square().sum(),
+            "other group",
+        ),
     ],
 )
 def test_slips_are_named(label, answer, hint):
