@@ -38,7 +38,7 @@ class Way(NamedTuple):
         return (value - 2**64 if value >= 2**63 else value) % (rank or self.rank)
 
 
-Rule = Callable[[Way], int | None]  # the dimension of the child that the examples lie along
+Passage = Callable[[Way], int | None]  # the dimension of the child that the examples lie along
 
 
 def example_strides(graph: Sequence[Any], losses: Tensor) -> dict[Any, int]:
@@ -82,10 +82,10 @@ def _through(
 ) -> list[int | None]:
     """Strides in what flows on to each child."""
     unknown: list[int | None] = [None] * len(children)
-    rule = None if stride is None else _rule(node.name())
-    if stride is None or rule is None:
+    passage = None if stride is None else _passage(node.name())
+    if stride is None or passage is None:
         return unknown
-    if rule is _keeps_order:
+    if passage is _keeps_order:
         return [stride] * len(children)
     place = _place(shape, stride, m)
     if place is None:
@@ -97,7 +97,7 @@ def _through(
             continue
         sizes = child._input_metadata[output].shape
         try:
-            to = rule(Way(node, dim, len(shape), slot, len(sizes)))
+            to = passage(Way(node, dim, len(shape), slot, len(sizes)))
         except AttributeError:  # a private attribute that this torch does not have
             return unknown
         if to is not None and 0 <= to < len(sizes) and sizes[to] == shape[dim]:
@@ -106,13 +106,13 @@ def _through(
 
 
 @cache
-def _rule(name: str) -> Rule | None:
+def _passage(name: str) -> Passage | None:
     """What is known of a node kind; autograd numbers the variants of an operation."""
     operation, built_in = re.subn(r"Backward\d+$", "", name)
     if not built_in:  # somebody's own function may bear any name
         return None
-    families = (rule for start, rule in _FAMILIES.items() if operation.startswith(start))
-    return _RULES.get(operation) or next(families, None)
+    families = (passage for start, passage in _FAMILIES.items() if operation.startswith(start))
+    return _PASSAGES.get(operation) or next(families, None)
 
 
 def _place(shape: Sequence[int], stride: int, m: int) -> tuple[int, int] | None:
@@ -142,14 +142,14 @@ def _elementwise(way: Way) -> int:
     return way.dim - way.rank + way.child_rank
 
 
-def _along(attribute: str) -> Rule:
+def _along(attribute: str) -> Passage:
     """Work along one dimension only."""
 
-    def rule(way: Way) -> int | None:
+    def passage(way: Way) -> int | None:
         along = way.axis(getattr(way.node, attribute))
         return None if along == way.dim else way.dim
 
-    return rule
+    return passage
 
 
 def _unfolds(way: Way) -> int | None:
@@ -203,7 +203,7 @@ def _multiplies(way: Way) -> int | None:
     return None if way.dim == summed else way.dim
 
 
-def _leading(count: int) -> Rule:
+def _leading(count: int) -> Passage:
     """Treat everything along the first few dimensions alike, and apart; weights are shared."""
     return lambda way: way.dim if way.slot == 0 and way.dim < count else None
 
@@ -247,12 +247,12 @@ def _compares(way: Way) -> int | None:
     return _elementwise(way) if way.node._saved_reduction == 0 else None
 
 
-def _table(rows: Mapping[str, Rule]) -> dict[str, Rule]:
+def _table(rows: Mapping[str, Passage]) -> dict[str, Passage]:
     """One entry an operation; each key holds several, in the words of autograd."""
-    return {name: rule for names, rule in rows.items() for name in names.split()}
+    return {name: passage for names, passage in rows.items() for name in names.split()}
 
 
-_RULES = _table(
+_PASSAGES = _table(
     {
         """Relu Elu Celu Gelu Silu Mish LeakyRelu PreluKernel Hardtanh Hardswish Hardsigmoid
         Hardshrink Softshrink Softplus Threshold Sigmoid LogSigmoid Tanh Erf Exp Expm1 Log Log1P

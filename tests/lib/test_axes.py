@@ -212,12 +212,12 @@ def test_batch_statistics_are_not_claimed():
 
 def test_an_attribute_that_torch_no_longer_has_ends_the_claim(monkeypatch):
     losses = summed(base().permute(2, 0, 1), 1)
-    known = _axes._rule
+    known = _axes._passage
 
-    def rule(name):
+    def passage(name):
         return (lambda way: way.node._saved_gone) if "Permute" in name else known(name)
 
-    monkeypatch.setattr(_axes, "_rule", rule)
+    monkeypatch.setattr(_axes, "_passage", passage)
     assert not set(leaves(losses)) & set(claims_hold(losses))
 
 
