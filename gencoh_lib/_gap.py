@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from gencoh_lib import plots
-from gencoh_lib._network_graph import evaluate, trace
+from gencoh_lib._network_graph import evaluate
 from gencoh_lib._path_kernel import check_outputs, kernel
 from gencoh_lib._path_sums import norms
+from gencoh_lib._tracing import trace
 from gencoh_lib.data import Dataset
 
 Population = Dataset | tuple[Tensor, Tensor]

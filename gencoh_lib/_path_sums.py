@@ -16,10 +16,10 @@ from gencoh_lib._network_graph import (
     apply_weights,
     evaluate,
     layer_of,
-    trace,
     weights_of,
 )
 from gencoh_lib._path_kernel import check_outputs
+from gencoh_lib._tracing import trace
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from gencoh_lib._dataset import listing
-from gencoh_lib._network_graph import GatedModule, Network, run, trace
+from gencoh_lib._network_graph import GatedModule, Network, run
+from gencoh_lib._tracing import trace
 from gencoh_lib._whole import whole
 from gencoh_lib.data import Dataset
 from gencoh_lib.training import Evaluate, History, cross_entropy, train

@@ -22,30 +22,44 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
+from gencoh_lib._darc import WithDARC1, darc1, ramp_loss, squared_error
 from gencoh_lib._gap import GapDecomposition, gap_decomposition
-from gencoh_lib._network_graph import UnsupportedLayerError, evaluate, trace
+from gencoh_lib._network_graph import UnsupportedLayerError, evaluate
+from gencoh_lib._paradox import LargeSolution, large_solution, memorise
+from gencoh_lib._path_constants import PathConstants, path_constants
 from gencoh_lib._path_kernel import kernel
 from gencoh_lib._path_sums import PathFeatures, PathNorms, path_features, path_norms
+from gencoh_lib._tracing import trace
 from gencoh_lib._two_phase import TwoPhase, TwoPhaseRun, two_phase_training
 
 __all__ = [
     "GapDecomposition",
+    "LargeSolution",
+    "PathConstants",
     "PathFeatures",
     "PathNorms",
     "TwoPhase",
     "TwoPhaseRun",
     "UnsupportedLayerError",
+    "WithDARC1",
+    "darc1",
     "gap_decomposition",
     "gates",
+    "large_solution",
+    "memorise",
+    "path_constants",
     "path_features",
     "path_kernel",
     "path_norms",
+    "ramp_loss",
+    "squared_error",
     "two_phase_training",
 ]
 
 for _object in (
-    GapDecomposition, PathFeatures, PathNorms, TwoPhase, TwoPhaseRun, UnsupportedLayerError,
-    gap_decomposition, path_features, path_norms, two_phase_training,
+    GapDecomposition, LargeSolution, PathConstants, PathFeatures, PathNorms, TwoPhase, TwoPhaseRun,
+    UnsupportedLayerError, WithDARC1, darc1, gap_decomposition, large_solution, memorise,
+    path_constants, path_features, path_norms, ramp_loss, squared_error, two_phase_training,
 ):  # fmt: skip
     _object.__module__ = __name__  # their public name, in tracebacks and in the API reference
 

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gencoh_lib import data, models, paths
-from gencoh_lib._network_graph import evaluate, trace
+from gencoh_lib._network_graph import evaluate
+from gencoh_lib._tracing import trace
 
 F64 = torch.float64
 
@@ -89,7 +90,8 @@ def rearranged():
     """Convolution, flattened and folded into other channels: the general route of the kernel."""
     return nn.Sequential(
         nn.Unflatten(1, (1, 6)), nn.Conv1d(1, 2, 3), nn.ReLU(),
-        nn.Flatten(), nn.Unflatten(1, (4, 2)), nn.Conv1d(4, 2, 2), nn.ReLU(), nn.Flatten(), nn.Linear(2, 2),
+        nn.Flatten(), nn.Unflatten(1, (4, 2)), nn.Conv1d(4, 2, 2), nn.ReLU(),
+        nn.Flatten(), nn.Linear(2, 2),
     ).double()  # fmt: skip
 
 
