@@ -240,7 +240,8 @@ def gap_decomposition(
 
     quadratic = float((w2 * (alignment @ eigenvalues)).sum())
     linear = float((2 * scale * v_cosine).sum())
-    c_y = float((c * y.square().sum(1)).sum())
+    lengths_y = y.square().sum(1)
+    c_y = float((c * (lengths_y - lengths_y[0])).sum())  # c adds up to 0: exactly 0 for one-hot y
     gap = float((c * losses).sum())
     size = float((c.abs()[:, None] * (f.square() + 2 * (y * f).abs() + y.square())).sum())
     error = abs(quadratic + linear + c_y - gap) / size if size else 0.0
