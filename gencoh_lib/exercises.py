@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from gencoh_lib import checks
+from gencoh_lib import _exercises_gap, checks
 from gencoh_lib._answers import read
 from gencoh_lib.checks import Verdict
 from gencoh_lib.coherence import from_gradients, of_examples
@@ -186,5 +186,6 @@ _EXERCISES: Mapping[str, Callable[[object], Verdict]] = MappingProxyType(
         "ex-batch": _batch,
         "ex-construct": _construct,
         "ex-uniform-logits": _uniform_logits,
+        **_exercises_gap.EXERCISES,
     }
 )
