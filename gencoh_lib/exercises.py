@@ -14,7 +14,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from gencoh_lib import _exercises_learning, _exercises_suppressing, checks
+from gencoh_lib import _exercises_gap, _exercises_learning, _exercises_suppressing, checks
 from gencoh_lib._answers import read
 from gencoh_lib.checks import Verdict
 from gencoh_lib.coherence import from_gradients, of_examples
@@ -188,5 +188,6 @@ _EXERCISES: Mapping[str, Callable[[object], Verdict]] = MappingProxyType(
         "ex-uniform-logits": _uniform_logits,
         **_exercises_learning.EXERCISES,
         **_exercises_suppressing.EXERCISES,
+        **_exercises_gap.EXERCISES,
     }
 )

@@ -5,6 +5,7 @@ The solutions are taken from the pages, so a solution that goes stale fails here
 
 from __future__ import annotations
 
+import math
 import re
 from pathlib import Path
 
@@ -18,6 +19,17 @@ PAGES = sorted(Path(__file__).parents[2].glob("chapters/**/*.md"))
 SOLUTION = re.compile(r"\{solution\} (ex-[\w-]+)\n(.*?)\n````", re.S)
 ASKED = re.compile(r'exercises\.check\("(ex-[\w-]+)"')
 CODE = re.compile(r"```python\n(.*?)```", re.S)
+
+
+def _forward(weights, change):
+    h = torch.ones(weights[0].shape[1], dtype=torch.float64)
+    for w in weights:
+        h = change(w) @ h
+    return h
+
+
+def _rate(examples, candidates, delta):
+    return math.log(candidates / delta) / examples
 
 
 def published() -> dict[str, str]:
@@ -43,6 +55,8 @@ def test_published_code_passes_its_check(label):
         "ex-lunch-risk": 0.5 * (7 / 8) ** 4,
         "ex-winsorized-mean": 7 / 5,
         "ex-rare-feature": 0.099,
+        "ex-active-paths": 54,
+        "ex-spectrum-signs": 14,
     }
     if code := CODE.search(published()[label]):
         scope: dict = {"torch": torch}
@@ -131,6 +145,30 @@ def test_published_code_passes_its_check(label):
             "ex-decrease-share",
             lambda g, k: g.sum(0) @ g[~k].sum(0) / g.sum(0).square().sum(),
             "other group",
+        ),
+        ("ex-active-paths", 162, "outputs share"),
+        ("ex-active-paths", 6, "how many paths leave a unit"),
+        ("ex-active-paths", 18, "input carries"),
+        ("ex-active-paths", 270, "only the active"),
+        ("ex-path-norm", lambda ws: torch.linalg.multi_dot([w**2 for w in ws[::-1]]), "shape"),
+        ("ex-path-norm", lambda ws: _forward(ws, abs), "1-norm"),
+        ("ex-path-norm", lambda ws: _forward(ws, lambda w: w), "without squares"),
+        ("ex-path-norm", lambda ws: _forward(ws, torch.square).sqrt(), "squared norm"),
+        ("ex-path-norm", lambda ws: _forward(ws, lambda w: w) ** 2, "square each weight"),
+        ("ex-spectrum-signs", 6, "negative"),
+        ("ex-spectrum-signs", 13, "different examples"),
+        ("ex-validation-slack", lambda m, f, d: 2 * _rate(m, f, d) / 3, "variance"),
+        (
+            "ex-validation-slack",
+            lambda m, f, d: 2 * _rate(m, f, d) / 3 + (_rate(m, f, d) / 2) ** 0.5,
+            "relaxed",
+        ),
+        (
+            "ex-validation-slack",
+            lambda m, f, d: (
+                _rate(m, f, d) / 3 + ((_rate(m, f, d) / 3) ** 2 + 2 * _rate(m, f, d)) ** 0.5
+            ),
+            "1/4",
         ),
     ],
 )
