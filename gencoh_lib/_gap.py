@@ -80,13 +80,13 @@ class GapDecomposition:
 
     @property
     def largest_eigenvalue(self) -> float:
-        """The largest eigenvalue of G: at least 0 where paths outnumber ``eigenvalues``."""
+        """The largest eigenvalue of G, at least 0 where paths outnumber ``eigenvalues``."""
         found = float(self.eigenvalues.max()) if len(self.eigenvalues) else 0.0
         return max(found, 0.0) if self.paths > len(self.eigenvalues) else found
 
     @property
     def bound(self) -> float:
-        """Upper bound on the gap that drops the cosines: norms and the largest eigenvalue only."""
+        """Upper bound on the gap without the cosines, from norms and the largest eigenvalue."""
         w2 = self.path_norm_squared
         return float((2 * self.v_norm * w2.sqrt() + self.largest_eigenvalue * w2).sum()) + self.c_y
 

@@ -150,7 +150,7 @@ def test_published_code_passes_its_check(label):
         ("ex-active-paths", 6, "how many paths leave a unit"),
         ("ex-active-paths", 18, "input carries"),
         ("ex-active-paths", 270, "only the active"),
-        ("ex-path-norm", lambda ws: torch.linalg.multi_dot([w**2 for w in ws[::-1]]), "shape"),
+        ("ex-path-norm", lambda ws: _forward(ws, torch.square).sum(), "shape"),
         ("ex-path-norm", lambda ws: _forward(ws, abs), "1-norm"),
         ("ex-path-norm", lambda ws: _forward(ws, lambda w: w), "without squares"),
         ("ex-path-norm", lambda ws: _forward(ws, torch.square).sqrt(), "squared norm"),
