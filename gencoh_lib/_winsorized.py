@@ -10,7 +10,7 @@ from typing import Any
 from torch import Tensor, optim
 
 from gencoh_lib import per_example
-from gencoh_lib._graph import check_losses, reached
+from gencoh_lib._graph import check_losses, nodes, reached
 from gencoh_lib._robust import check_level, replaced, winsorized_mean
 from gencoh_lib._vectors import BYTE_BUDGET
 from gencoh_lib._wrapped import Wrapped
@@ -106,7 +106,7 @@ class Winsorized(Wrapped):
                 stacklevel=2,
             )
         named = {label: p for label, p in self._labelled() if p.requires_grad}
-        used = reached(losses, named)
+        used = reached(nodes(losses), named)
         means: dict[str, Tensor] = {}
         for lot in self._lots({n: p for n, p in named.items() if n in used} or named, b):
             rows = {n: p.new_empty((b, *p.shape), requires_grad=False) for n, p in lot.items()}
