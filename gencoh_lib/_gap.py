@@ -101,7 +101,7 @@ class GapDecomposition:
         mean_rayleigh = self.quadratic / float(w.sum()) if float(w.sum()) else 0.0
         low = float(self.eigenvalues.min()) if len(self.eigenvalues) else 0.0
         return "\n".join([
-            f"generalisation gap of {len(w)} outputs, squared loss: sample of {self.sample}, "
+            f"gap of {len(w)} outputs, squared loss: sample of {self.sample}, "
             f"population of {self.population}",
             f"  risk - empirical risk = {self.risk:.4g} - {self.empirical_risk:.4g} "
             f"= {self.gap:.4g}",
