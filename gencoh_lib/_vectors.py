@@ -23,7 +23,7 @@ from gencoh_lib._graph import (
     widest,
 )
 
-__all__ = ["backward", "blocks", "examples_within", "gradients", "gram", "wide"]
+__all__ = ["backward", "blocks", "examples_within", "flat", "gradients", "gram", "wide"]
 
 BYTE_BUDGET = 2**27
 _TILE_BYTES = 2**22  # float64 copies that an inner product makes at a time stay in the cache
@@ -144,13 +144,18 @@ def gram(
         held = [p.new_empty(stop - start, p.numel(), requires_grad=False) for p in parameters]
         for first, chunk in blocks(losses, parameters, min(step, stop - start), start, stop):
             for rows, part in zip(held, chunk, strict=True):
-                rows[first - start : first - start + len(part)] = part.flatten(1)
+                rows[first - start : first - start + len(part)] = flat(part)
         found[start:stop, start:stop] = _inner(held, held)
         for first, chunk in blocks(losses, parameters, step, stop, m):
-            later = [part.flatten(1) for part in chunk]
+            later = [flat(part) for part in chunk]
             found[start:stop, first : first + len(later[0])] = _inner(held, later)
     refuse_not_finite(found.diagonal(), "the squared norms of the gradients")
     return found.triu() + found.triu(1).T
+
+
+def flat(rows: Tensor) -> Tensor:
+    """Flatten gradients [c, ...] to [c, n]: n is 1 for a scalar, 0 where there are no entries."""
+    return rows[:, None].flatten(1)
 
 
 def wide(like: Tensor) -> torch.dtype:
@@ -216,7 +221,7 @@ def _named(
     for first, found in blocks(losses, parameters, chunk):
         for name, part in zip(names, found, strict=True):
             own = lengths[first : first + len(part)]
-            own[:] = torch.linalg.vector_norm(part.flatten(1), dim=1, dtype=own.dtype)
+            own[:] = torch.linalg.vector_norm(flat(part), dim=1, dtype=own.dtype)
             refuse_not_finite(lengths, f"the gradients by {name!r}")
         yield dict(zip(names, found, strict=True))
 

@@ -45,6 +45,7 @@ from gencoh_lib._vectors import (
     backward,
     blocks,
     examples_within,
+    flat,
     gradients,
     gram,
     wide,
@@ -175,7 +176,7 @@ def directional_derivatives(
     if fast is not None:
         return fast
     parts = [
-        torch.stack([(g * v).flatten(1).sum(1) for g, v in zip(rows, along, strict=True)])
+        torch.stack([flat(g * v).sum(1) for g, v in zip(rows, along, strict=True)])
         for rows in _general(losses, parameters, byte_budget)
     ]
     return torch.cat([part.sum(0) for part in parts])
@@ -316,7 +317,7 @@ def _by_seeds(
     sums = {name: p.new_zeros(p.shape, dtype=dtype) for name, p in named_parameters.items()}
     for rows in _general(losses, list(named_parameters.values()), byte_budget):
         for name, gradient in zip(named_parameters, rows, strict=True):
-            norm = torch.linalg.vector_norm(gradient.flatten(1), dim=1, dtype=dtype)
+            norm = torch.linalg.vector_norm(flat(gradient), dim=1, dtype=dtype)
             norms[name].append(norm.square())
             sums[name] += gradient.sum(0, dtype=dtype)
     squares = {name: torch.cat(chunks) for name, chunks in norms.items()}

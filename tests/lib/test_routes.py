@@ -718,3 +718,22 @@ def test_the_mean_gradient_is_added_to_a_sparse_one():
     found = table.weight.grad - before
     (want,) = torch.autograd.grad(losses.mean(), table.weight)
     torch.testing.assert_close(found, want.to_dense())
+
+
+def test_a_scalar_that_scales_a_weight_is_measured_by_the_general_route():
+    # its gradients are [m] numbers without a dimension of their own
+    generator = torch.Generator().manual_seed(0)
+    scale = torch.tensor(0.7, dtype=torch.float64, requires_grad=True)
+    w = torch.randn(3, 2, generator=generator, dtype=torch.float64).requires_grad_()
+    x = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    losses = torch.tanh(x @ (scale * w)).sum(1)
+    named = {"scale": scale, "w": w}
+    assert set(agree(losses, named).routes.values()) == {"general"}
+    rows = [part["scale"] for part in per_example.gradients(losses, named, chunk=3)]
+    each = torch.stack([torch.autograd.grad(one, scale, retain_graph=True)[0] for one in losses])
+    torch.testing.assert_close(torch.cat(rows), each)
+    kernel = per_example.gram(losses, {"scale": scale})
+    torch.testing.assert_close(kernel, torch.outer(each, each))
+    along = {"scale": torch.tensor(2.0, dtype=torch.float64), "w": torch.zeros_like(w)}
+    found = per_example.directional_derivatives(losses, named, along)
+    torch.testing.assert_close(found.detach(), 2 * each)
