@@ -148,7 +148,9 @@ class NetworkLoss:
 
         def gradients(x: Tensor, y: Tensor) -> Tensor:
             same = point.expand(len(x), -1)
-            return self._slope(same, lambda leaf: vmap(self._objective)(leaf, x[:, None], y[:, None]))
+            return self._slope(
+                same, lambda leaf: vmap(self._objective)(leaf, x[:, None], y[:, None])
+            )
 
         parts = zip(self.x.split(chunk), self.y.split(chunk), strict=True)
         return torch.cat([gradients(x, y) for x, y in parts])

@@ -34,6 +34,7 @@ class SpectralClip:
 
     Examples
     --------
+    >>> import torch
     >>> clip = SpectralClip([(2, 2)], bounds=1.0)
     >>> [round(value, 6) for value in clip(torch.tensor([[3.0, 0.0, 0.0, 0.5]]))[0].tolist()]
     [1.0, 0.0, 0.0, 0.5]
@@ -46,7 +47,9 @@ class SpectralClip:
             raise ValueError("no matrix among the shapes: there is no spectral norm to clip")
         each = [bounds] * matrices if isinstance(bounds, int | float) else list(bounds)
         if len(each) != matrices:
-            raise ValueError(f"{len(each)} bounds for {matrices} matrices: one each, or one for all")
+            raise ValueError(
+                f"{len(each)} bounds for {matrices} matrices: one each, or one for all"
+            )
         self.bounds = tuple(positive("bounds", bound) for bound in each)
         self.dimension = sum(math.prod(shape) for shape in self.shapes)
 
@@ -58,13 +61,11 @@ class SpectralClip:
                 f"{tuple(theta.shape)}"
             )
         parts, bounds = [], iter(self.bounds)
-        for shape, part in zip(self.shapes, self._split(theta), strict=True):
+        split = theta.split([math.prod(shape) for shape in self.shapes], 1)
+        for shape, part in zip(self.shapes, split, strict=True):
             clipped = part if len(shape) != 2 else _clip(part, shape, next(bounds))
             parts.append(clipped)
         return torch.cat(parts, 1)
-
-    def _split(self, theta: Tensor) -> tuple[Tensor, ...]:
-        return theta.split([math.prod(shape) for shape in self.shapes], 1)
 
 
 def _clip(rows: Tensor, shape: tuple[int, ...], bound: float) -> Tensor:

@@ -168,6 +168,7 @@ class StayRecord:
 
     Examples
     --------
+    >>> import torch
     >>> record = stay_record(torch.tensor([[0.1, 0.3, 0.2, 0.4], [0.1, 0.6, 0.2, 0.2]]), 0.5)
     >>> record
     2 runs of 4 steps within radius 0.5
@@ -229,6 +230,7 @@ def stay_record(distances: Tensor, radius: float) -> StayRecord:
 
     Examples
     --------
+    >>> import torch
     >>> stay_record(torch.tensor([0.1, 0.6, 0.2]), 0.5).exit_time.tolist()
     [2.0]
     """

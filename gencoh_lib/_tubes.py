@@ -48,6 +48,7 @@ class Tube:
 
     Examples
     --------
+    >>> import torch
     >>> valley = Tube(torch.zeros(2), radius=0.5, flat=torch.tensor([[0.0], [1.0]]))
     >>> valley.distance(torch.tensor([[0.3, 7.0], [-0.6, 0.0]]))
     tensor([0.3000, 0.6000])
@@ -99,8 +100,8 @@ class Tube:
 
     def like(self, other: Tensor) -> Tube:
         """Return the tube in the floating-point type and on the device of a tensor."""
-        bases = [None if b is None else b.to(other) for b in (self.flat, self.normal)]
-        return Tube(self.centre.to(other), self.radius, *bases, length=self.length)
+        flat, normal = (None if b is None else b.to(other) for b in (self.flat, self.normal))
+        return Tube(self.centre.to(other), self.radius, flat, normal, self.length)
 
     def across(self, theta: Tensor) -> Tensor:
         """Offset of points from the piece.
@@ -115,29 +116,34 @@ class Tube:
         Tensor
             [..., D] the part of ``theta - centre`` that is normal to the piece.
         """
-        offset = theta - self.centre
+        offset: Tensor = theta - self.centre
         if self.normal is not None:
-            return offset @ self.normal @ self.normal.T
-        return offset if self.flat is None else offset - offset @ self.flat @ self.flat.T
+            offset = offset @ self.normal @ self.normal.T
+        elif self.flat is not None:
+            offset = offset - offset @ self.flat @ self.flat.T
+        return offset
 
     def distance(self, theta: Tensor) -> Tensor:
         """Distance of points [..., D] from the piece; shape [...]."""
-        if self.normal is not None:
-            return torch.linalg.vector_norm((theta - self.centre) @ self.normal, dim=-1)
-        return torch.linalg.vector_norm(self.across(theta), dim=-1)
+        if self.normal is None:
+            return _lengths(self.across(theta))
+        return _lengths((theta - self.centre) @ self.normal)
 
     def nearest(self, theta: Tensor) -> Tensor:
         """Nearest point of the piece to each point; shape [..., D]."""
-        return theta - self.across(theta)
+        found: Tensor = theta - self.across(theta)
+        return found
 
     def along(self, theta: Tensor) -> Tensor:
         """How far along the piece points [..., D] lie from the centre; shape [...]."""
-        return torch.linalg.vector_norm(self.nearest(theta) - self.centre, dim=-1)
+        return _lengths(self.nearest(theta) - self.centre)
 
     def contains(self, theta: Tensor) -> Tensor:
         """Whether points [..., D] lie in the tube; boolean of shape [...]."""
-        inside = self.distance(theta) <= self.radius
-        return inside & (self.along(theta) <= self.length) if self.length < math.inf else inside
+        inside: Tensor = self.distance(theta) <= self.radius
+        if self.length < math.inf:
+            inside = inside & (self.along(theta) <= self.length)
+        return inside
 
     def normal_basis(self) -> Tensor:
         """Orthonormal columns [D, k] across the piece, computed if the flat ones were given."""
@@ -145,7 +151,7 @@ class Tube:
             return self.normal
         if self.flat is None:
             return torch.eye(self.dimension, dtype=self.centre.dtype, device=self.centre.device)
-        full = torch.linalg.qr(self.flat, mode="complete").Q
+        full: Tensor = torch.linalg.qr(self.flat, mode="complete").Q
         return full[:, self.flat.shape[1] :]
 
     def core_radius(self, variance: float) -> float:
@@ -192,6 +198,7 @@ class Tube:
 
         Examples
         --------
+        >>> import torch
         >>> valley = Tube(torch.zeros(3), radius=1, normal=torch.eye(3)[:, :2])
         >>> valley.distance(valley.points(0.5, 4))
         tensor([0.5000, 0.5000, 0.5000, 0.5000])
@@ -231,7 +238,12 @@ class Tube:
 
 
 def _unit(rows: Tensor) -> Tensor:
-    return rows / torch.linalg.vector_norm(rows, dim=-1, keepdim=True)
+    return rows / _lengths(rows).unsqueeze(-1)
+
+
+def _lengths(rows: Tensor) -> Tensor:
+    found: Tensor = torch.linalg.vector_norm(rows, dim=-1)
+    return found
 
 
 def _check_basis(name: str, basis: Tensor, dimension: int) -> None:
