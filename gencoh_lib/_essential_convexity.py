@@ -132,8 +132,8 @@ def essential_convexity(
     """
 
     def convexity(x: Tensor, seed: int) -> Tensor:
-        directions = tube.points(1.0, len(x), seed=seed + 10_007) - tube.centre
-        generator = torch.Generator(x.device).manual_seed(seed)
+        directions = tube.points(1.0, len(x), seed=seed + 1) - tube.centre
+        generator = torch.Generator(x.device).manual_seed(seed + 2)
         share = torch.rand(len(x), 1, generator=generator, dtype=x.dtype, device=x.device)
         y = tube.nearest(x) + tube.radius * share * directions
         step = x - y

@@ -128,7 +128,7 @@ class LinearChain:
         Examples
         --------
         >>> round(LinearChain(1, 0.1, 1).variance(20), 7)
-        0.0518537
+        0.0518536
         """
         step = count("step", step, at_least=0)
         squared = self.contraction**2
@@ -229,7 +229,7 @@ class LinearChain:
         Examples
         --------
         >>> round(LinearChain(1, 0.1, 1).survival_rate(0.5), 7)
-        0.9902006
+        0.9902005
         """
         if not self.noise:
             return 1.0 if abs(self.contraction) <= 1 else 0.0

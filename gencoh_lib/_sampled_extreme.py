@@ -90,17 +90,19 @@ def sampled(
         raise ValueError("no radii and no points: there is nothing to try")
     trials, total = count("trials", trials), 0
     by_radius: dict[float, float] = {}
-    for i, radius in enumerate(chosen):
+    generator = torch.Generator().manual_seed(seed)  # one seed a radius, none a neighbour's
+    seeds = torch.randint(2**62, (len(chosen) + 1,), generator=generator).tolist()
+    for radius, own in zip(chosen, seeds, strict=False):
         positive("radii", radius)
-        drawn = tube.points(radius, trials, stretch=stretch, seed=seed + i)
-        by_radius[float(radius)] = _extreme(pick, measure(drawn, seed + i), quantity)
+        drawn = tube.points(radius, trials, stretch=stretch, seed=own)
+        by_radius[float(radius)] = _extreme(pick, measure(drawn, own), quantity)
         total += trials
     at_points = None
     if points is not None:
         off = points[tube.distance(points) > 0]
         if points.ndim != 2 or not len(off):
             raise ValueError("points must be of shape [n, D], some of them off the piece")
-        at_points = _extreme(pick, measure(off, seed), quantity)
+        at_points = _extreme(pick, measure(off, seeds[-1]), quantity)
         total += len(off)
     values = [*by_radius.values(), *([] if at_points is None else [at_points])]
     value = min(values) if kind == "minimum" else max(values)
