@@ -65,7 +65,7 @@ def stagnation_guarantee(
         One :func:`tube_bound` for each of the K tubes, each made with ``tubes=K`` and this delta.
     stay : float, StayBound or Proportion
         Probability that the run stays in one of the tubes, or a lower bound on it; of a
-        proportion the lower end of the interval is taken.
+        proportion the lower end of the interval is taken, whose own confidence comes on top.
     delta : float
         d of the bounds.
 

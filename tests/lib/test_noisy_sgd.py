@@ -145,7 +145,7 @@ def test_one_step_on_the_hyperbola():
 
 
 def test_the_flattest_point_draws_the_chain():
-    # x^2 (1 + y^2) / 2 from the notes: var y 2.9, far below a random walk's 30; var x .029
+    # x^2 (1 + y^2) / 2: an earlier run had var y 2.9, far below a random walk's 30; var x .029
     gradient = gradient_of(lambda t: t[:, 0] ** 2 * (1 + t[:, 1] ** 2) / 2)
     run = noisy_sgd(
         gradient, torch.zeros(2), steps=3000, step_size=0.1, chains=400, noise=IsotropicNoise(1.0)
@@ -290,6 +290,16 @@ def test_noise_of_covariance_h_explores_the_range_evenly_and_the_kernel_not_at_a
     assert (found - v).abs().tolist() <= (4 * v * math.sqrt(2 / 8000) + 1e-15).tolist()
 
 
+def test_noise_says_what_it_is_and_takes_the_type_of_the_chains():
+    frozen = FrozenMinibatchNoise(normals(6, 4), 3)
+    assert "6 examples, 4 parameters, batch_size=3, trace=" in repr(frozen)
+    assert repr(LiveMinibatch(lambda t, i: t, 5, 2)) == (
+        "LiveMinibatch(2 of 5 examples, with replacement)"
+    )
+    found = frozen(torch.zeros(2, 4), lambda t: t, rng())
+    assert found.dtype == torch.float32
+
+
 def test_bad_noise_is_refused():
     with pytest.raises(ValueError, match="sigma must be"):
         IsotropicNoise(-1)
@@ -390,6 +400,7 @@ def test_clipping_is_the_projection_of_every_matrix():
             assert after[part].view(shape).numpy() == pytest.approx(twin, abs=1e-12)
         assert torch.equal(after[6:10], before[6:10])
     assert torch.allclose(clip(found), found, atol=1e-12)
+    assert torch.equal(clip(theta[:1]), theta[:1])
     # no other point of the ball is nearer
     other = clip(normals(20, 14, seed=9))
     assert ((theta - found).norm(dim=1) <= (theta - other).norm(dim=1) + 1e-12).all()

@@ -34,7 +34,7 @@ from gencoh_lib.stagnation import (
     stay_bound_isotropic,
 )
 
-# eta, h, k, r, T (sigma = 1), then product, union and S as the notes have them; None: vacuous
+# eta, h, k, r, T (sigma = 1), then product, union and S from another program; None: vacuous
 TABLE = [
     (0.1, 1, 1, 1.0, 1000, 0.987188, 0.986928, None),
     (0.05, 1, 1, 1.0, 1000, None, None, 0.998938),
@@ -136,7 +136,7 @@ def test_anisotropic_noise_stays_more_often_than_the_general_bound(r, general):
     distances = linear_surrogate(h, sd**2, step_size=0.1, steps=500, chains=4000, seed=5)
     stayed = int((distances[:, 1:] <= r).all(1).sum())
     assert proportion(stayed, 4000).high >= found.value
-    if r == 1.0:  # the notes measured .992
+    if r == 1.0:  # another program measured .992
         assert stayed / 4000 == pytest.approx(0.992, abs=4 * math.sqrt(2 * 0.008 / 4000))
 
 
@@ -230,6 +230,13 @@ def test_shrinking_steps_may_stay_for_ever_and_constant_ones_do_not():
     assert constant == pytest.approx([0.9703, 0.7287, 0.0415], abs=6e-5)
     endless = stay_bound_decaying(1.2, steps=math.inf, step_size=DecayingSteps(0.2, 50, 0), **given)
     assert endless.value == 0
+    assert (
+        stay_bound_decaying(1.2, steps=math.inf, step_size=shrinking, **given | {"noise": 0}).value
+        == 1
+    )
+    # a step of size 0 repeats the distance, and the product counts it again
+    pauses = stay_bound_decaying(0.2, steps=2, step_size=[0.1, 0.0], **given).value
+    assert pauses == pytest.approx(math.erf(2 / math.sqrt(2)) ** 2, rel=1e-12)
     # with a constant step it is the product of the isotropic bound
     same = stay_bound_isotropic(1.2, **options(eta=0.2)).terms["product"]
     assert constant[1] == pytest.approx(same, rel=1e-10)
@@ -288,6 +295,21 @@ def test_radius_by_design():
     r = stagnation_radius(0.05, steps=1000, contraction=0.9, step_size=0.1, noise=1, dimension=10)
     assert r == pytest.approx(1.7465, abs=6e-5)
     assert stay_bound(r, **options(k=10)).value == pytest.approx(0.95, rel=1e-12)
+
+
+@pytest.mark.parametrize("k", [1, 6])
+def test_runs_that_start_at_the_edge_of_the_core_keep_the_promise(k):
+    given = options(k=k, steps=300)
+    r = stagnation_radius(0.3, steps=300, contraction=0.9, step_size=0.1, noise=1, dimension=k)
+    tube, v = Tube(torch.zeros(k), r), 0.01 / 0.19
+    core = tube.core_radius(v)
+    assert core == pytest.approx(math.sqrt(r * math.sqrt(k * v)), rel=1e-12)
+    start = core * torch.eye(k)[0]
+    found = share_that_stays(lambda x: x, start, tube, eta=0.1, sigma=1.0, steps=300, chains=2000)
+    assert found.low >= stay_bound(r, start=core, **given).value == pytest.approx(0.7)
+    exact = stay_bound_isotropic(r, start=core, **given)
+    assert found.value == pytest.approx(exact.value, abs=4 * math.sqrt(0.25 / 2000))
+    assert set(exact.terms) == {"linear_chain"}
 
 
 def test_the_contraction_is_the_largest_factor():
