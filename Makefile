@@ -8,7 +8,7 @@ BENCH ?=
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench bench-processes clean
+.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench bench-processes bench-curvature clean
 
 help:  ## list the commands
 	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## /\1\t/' | expand -t 22
@@ -41,6 +41,10 @@ linkcheck: book  ## ask every external link (needs the internet)
 bench:  ## what per-example gradients cost, beside a plain step and other libraries
 	@$(PYTHON) -m benchmarks.environment
 	@OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 .venv-bench/bin/python -m benchmarks.run $(BENCH)
+
+bench-curvature:  ## what a product with the Hessian costs, beside other libraries
+	@$(PYTHON) -m benchmarks.environment
+	@OMP_NUM_THREADS=1 GOMP_SPINCOUNT=0 .venv-bench/bin/python -m benchmarks.curvature $(BENCH)
 
 bench-processes: env  ## what coherence costs on several processes of this machine
 	@OMP_NUM_THREADS=1 $(RUN) benchmarks.processes $(BENCH)

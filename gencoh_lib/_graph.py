@@ -174,6 +174,7 @@ def refuse_what_hides(
     modules = list(named_modules)
     graph = nodes(losses) if graph is None else graph
     owners = {id(parameter): name for name, parameter in named_parameters.items()}
+    refuse_checkpoints(graph)
     by_batch = [
         name or "the model itself"
         for name, module in modules
@@ -181,11 +182,6 @@ def refuse_what_hides(
     ]
     for node in graph:
         kind = node.name()
-        if kind.startswith("CheckpointFunction"):
-            raise ValueError(
-                "activation checkpointing with use_reentrant=True hides the parameters inside "
-                "from the graph: use checkpoint(..., use_reentrant=False)"
-            )
         if kind.startswith("CompiledFunction") and by_batch:
             _refuse_batch_norm(by_batch)
         if "BatchNorm" in kind and _uses_the_batch(node):
@@ -196,6 +192,15 @@ def refuse_what_hides(
         raise ValueError(
             "losses depend on none of the given parameters: they belong to another graph, e.g. to "
             "another copy of the model"
+        )
+
+
+def refuse_checkpoints(graph: Iterable[Any]) -> None:
+    """Refuse reentrant activation checkpointing, whose parameters are not in the graph at all."""
+    if any(node.name().startswith("CheckpointFunction") for node in graph):
+        raise ValueError(
+            "activation checkpointing with use_reentrant=True hides the parameters inside from "
+            "the graph: use checkpoint(..., use_reentrant=False)"
         )
 
 

@@ -21,6 +21,11 @@ ASKED = re.compile(r'exercises\.check\("(ex-[\w-]+)"')
 CODE = re.compile(r"```python\n(.*?)```", re.S)
 
 
+def _lower(x, y):
+    a, b, c = 1 + y**2, 2 * x * y, x**2
+    return (a + c) / 2 - math.sqrt(((a - c) / 2) ** 2 + b**2)
+
+
 def _forward(weights, change):
     h = torch.ones(weights[0].shape[1], dtype=torch.float64)
     for w in weights:
@@ -57,9 +62,11 @@ def test_published_code_passes_its_check(label):
         "ex-rare-feature": 0.099,
         "ex-active-paths": 54,
         "ex-spectrum-signs": 14,
+        "ex-tube-radius": 1.746,
+        "ex-certify-stay": 299,
     }
     if code := CODE.search(published()[label]):
-        scope: dict = {"torch": torch}
+        scope: dict = {"math": math, "torch": torch}
         exec(code.group(1), scope)
         name = re.search(r"def (\w+)", code.group(1)).group(1)
         answers[label] = scope[name]
@@ -146,6 +153,16 @@ def test_published_code_passes_its_check(label):
             lambda g, k: g.sum(0) @ g[~k].sum(0) / g.sum(0).square().sum(),
             "other group",
         ),
+        ("ex-tube-radius", 1.287, "one step"),
+        ("ex-tube-radius", 7.6127, "square root of v"),
+        ("ex-tube-radius", 1.021, "cloud"),
+        ("ex-batch-step", lambda b, s, n: s * b / n, "other way round"),
+        ("ex-batch-step", lambda b, s, n: s * (n / b) ** 0.5, "no root"),
+        ("ex-bent-secant", lambda x, y: (1 + y**2, x**2 * (1 - 3 * y**2)), "determinant"),
+        ("ex-bent-secant", lambda x, y: (x**2 * (1 + y**2), _lower(x, y)), "squared length"),
+        ("ex-certify-stay", 298, "One more"),
+        ("ex-certify-stay", 298.07, "Round up"),
+        ("ex-certify-stay", 100, "0.37"),
         ("ex-active-paths", 162, "outputs share"),
         ("ex-active-paths", 6, "how many paths leave a unit"),
         ("ex-active-paths", 18, "input carries"),

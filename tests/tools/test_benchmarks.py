@@ -14,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import curvature as products
 from benchmarks import measure, methods, models, processes, run
 from benchmarks.processes import Span
 from gencoh_lib import coherence
@@ -185,3 +186,37 @@ def test_two_processes_agree_with_one(tmp_path):
 def test_processes_refuse_what_gives_no_table(words):
     with pytest.raises(SystemExit):
         processes.parsed(words)
+
+
+def test_products_with_the_hessian_are_timed_and_right(monkeypatch):
+    def missing(name, *rest, **more):
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+    monkeypatch.setattr(products.importlib, "import_module", missing)
+    rows = products.measure(TINY, repeats=2)
+    assert rows["gradient"].timing.ratio == 1
+    for name in ("ours: Hessian", "Hessian from scratch", "ours: Gauss-Newton"):
+        assert rows[name].error < 1e-5
+        assert rows[name].timing.seconds > 0
+    for name in ("curvlinops: Hessian", "hessian-eigenthings: Gauss-Newton"):
+        assert rows[name].timing is None
+        assert "No module named" in rows[name].remark
+    text = cells(products.table(rows))
+    assert text[0] == ["method", "gradients", "CPU ms", "error", "remarks"]
+    assert len(text) == len(rows) + 2
+
+
+def test_a_wrong_product_shows_in_the_table():
+    def doubled(problem, vector):
+        run = products.ours(problem, vector)
+        return lambda: 2 * run()
+
+    methods = {"gradient": products.gradient, "wrong: Hessian": doubled}
+    rows = products.measure(TINY, repeats=2, methods=methods)
+    assert rows["wrong: Hessian"].error == pytest.approx(1, rel=1e-3)
+
+
+def test_products_need_two_rounds(capsys):
+    with pytest.raises(SystemExit):
+        products.main(["--repeats", "1"])
+    assert "2 rounds at least" in capsys.readouterr().err
