@@ -14,7 +14,13 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from gencoh_lib import _exercises_gap, _exercises_learning, _exercises_suppressing, checks
+from gencoh_lib import (
+    _exercises_gap,
+    _exercises_learning,
+    _exercises_sparsity,
+    _exercises_suppressing,
+    checks,
+)
 from gencoh_lib._answers import read
 from gencoh_lib.checks import Verdict
 from gencoh_lib.coherence import from_gradients, of_examples
@@ -189,5 +195,6 @@ _EXERCISES: Mapping[str, Callable[[object], Verdict]] = MappingProxyType(
         **_exercises_learning.EXERCISES,
         **_exercises_suppressing.EXERCISES,
         **_exercises_gap.EXERCISES,
+        **_exercises_sparsity.EXERCISES,
     }
 )
