@@ -40,6 +40,7 @@ def _depths(examples: int, units: int, seed: int) -> Tensor:
 
 
 def _largest_level(answer: object) -> Verdict:
+    first = torch.tensor([[0.3, 0.1, -0.2], [0.2, -0.1, -0.3], [-0.1, -0.1, -0.1]])
     deep = torch.full((2, 4), 0.5, dtype=torch.float64)
 
     def level(depth: Tensor, threshold: float) -> Tensor:
@@ -49,7 +50,7 @@ def _largest_level(answer: object) -> Verdict:
         answer,
         level,
         [
-            (torch.tensor([[0.3, -0.2, 0.1], [0.2, -0.1, -0.3]], dtype=torch.float64), 0.1),
+            (first.double(), float(first[0, 1])),
             (_depths(7, 9, 1), 0.05),
             (deep, 0.1),
         ],
@@ -65,7 +66,7 @@ def _largest_level(answer: object) -> Verdict:
                 lambda depth, t: (depth >= t).sum(1).double()
             ),
             "That is one level for all inputs; one an input is asked for.": (
-                lambda depth, t: level(depth, t).min()
+                lambda depth, t: level(depth, t).min().expand(len(depth))
             ),
         },
     )

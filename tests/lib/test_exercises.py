@@ -186,7 +186,11 @@ def test_published_code_passes_its_check(label):
         ("ex-babel-by-hand", 5**0.5, "row norm alone"),
         ("ex-babel-by-hand", (5 + 4 * 5**0.5) ** 0.5, r"divides by the \*squared"),
         ("ex-babel-by-hand", (4.5 + 16.25**0.5) ** 0.5, "norm itself"),
-        ("ex-largest-level", lambda u, t: (u >= t).sum(1).double().min(), "one an input"),
+        (
+            "ex-largest-level",
+            lambda u, t: (u >= t).sum(1).double().min().expand(len(u)),
+            "one an input",
+        ),
         ("ex-largest-level", lambda u, t: (u < t).sum(1).double(), "active"),
         ("ex-largest-level", lambda u, t: (u > t).sum(1).double(), "equals the threshold"),
         ("ex-largest-level", lambda u, t: (u >= t).sum(1).double(), "no level d"),
