@@ -291,3 +291,94 @@ def test_noise_seldom_exceeds_its_scale_and_the_best_corner_is_the_best_level():
         assert min(corners) == pytest.approx(min(box), rel=1e-12)
     # and the corner matters: half of the units off cost more than none
     assert alpha(100, 784, 50, 0, 0.01) > alpha(100, 784, 0, 0, 0.01)
+
+
+def margin(outputs, label):
+    others = [v for k, v in enumerate(outputs.tolist()) if k != label]
+    return float(outputs[label]) - max(others)
+
+
+def signs(weights, x, s, xi, zeta):
+    """Radii and outputs of one network at one input, with the constants of another perhaps."""
+    signals, out = run(weights, x)
+    layers = range(len(weights) - 1)
+    return [radius(weights[k], signals[k], s[k + 1], xi[k], zeta[k])[0] for k in layers], out
+
+
+def a_cloud(seed):
+    """A network, its constants, and a twin within the distance that the cloud keeps to."""
+    weights = a_network(seed)
+    rng = np.random.default_rng(seed)
+    levels = [int(v) for v in rng.integers(0, 4, size=2)]
+    eps = [float(v) for v in rng.uniform(0.0002, 0.015, size=3)]
+    s, xi, omega, zeta = scales(weights, levels, 1.0)
+    gamma = [math.prod(1 + e for e in eps[: k + 1]) - 1 for k in range(3)]
+    return weights, on_the_edge(weights, s, xi, omega, eps, seed), s, xi, zeta, gamma
+
+
+@pytest.mark.claim("thm-one-shot", kind="exact")
+def test_where_the_network_errs_the_cloud_pays_and_where_it_is_safe_it_does_not():
+    errs = safe = unstable = 0
+    for seed in range(300):
+        weights, other, s, xi, zeta, gamma = a_cloud(seed)
+        for n in range(8):
+            x = draw(4, seed=1000 * seed + n)
+            x, label = x / x.norm(), n % 3
+            r, out = signs(weights, x, s, xi, zeta)
+            r_hat, out_hat = signs(other, x, s, xi, zeta)
+            unit = zeta[3] * gamma[2]
+            pays = margin(out_hat, label) < 2 * unit or any(
+                r_hat[k] < 2 * gamma[k] for k in range(2)
+            )
+            if margin(out, label) < 0:
+                errs += 1
+                unstable += any(r[k] < gamma[k] for k in range(2))
+                assert pays
+            if margin(out, label) >= 4 * unit and all(r[k] >= 3 * gamma[k] for k in range(2)):
+                safe += 1
+                assert not pays
+    assert errs > 300
+    assert unstable > 100
+    assert safe > 50
+
+
+def one_shot(share, divergence, m, delta, tau):
+    root = math.sqrt((divergence + math.log(m / delta)) / (2 * (m - 1)))
+    return (share + tau + root) / (1 - tau)
+
+
+def test_a_prior_that_has_seen_the_sample_voids_the_theorem():
+    # A table of random labels, learned by heart, is its own prior: nothing fails on the sample,
+    # the divergence is zero, and half of all inputs that were not drawn are wrong.
+    rng, m, inputs = np.random.default_rng(0), 2000, 100_000
+    labels, sample = rng.integers(2, size=inputs), rng.integers(inputs, size=m)
+    table = np.zeros(inputs, dtype=int)
+    table[sample] = labels[sample]
+    risk = float((table != labels).mean())
+    promised = one_shot(float((table[sample] != labels[sample]).mean()), 0, m, 0.05, m**-0.5)
+    assert promised < 0.1 < 0.45 < risk
+
+
+@pytest.mark.claim("thm-sparsity-bound", kind="exact")
+def test_each_step_of_theorem_13_holds_on_the_edge_of_the_cloud():
+    moved = 0
+    for seed in range(300):
+        weights, other, s, xi, zeta, gamma = a_cloud(seed)
+        for n in range(8):
+            x = draw(4, seed=1000 * seed + n)
+            x, label = x / x.norm(), n % 3
+            r, out = signs(weights, x, s, xi, zeta)
+            r_hat, out_hat = signs(other, x, s, xi, zeta)
+            # step 1: a margin that moves by more than half of c needs some r_k < gamma_k
+            if abs(margin(out_hat, label) - margin(out, label)) > 2 * zeta[3] * gamma[2]:
+                moved += 1
+                assert any(r[k] < gamma[k] for k in range(2))
+            # step 2: a radius that moves by more than half of c needs an earlier r_n < gamma_n
+            assert s[1] == 0 or abs(r_hat[0] - r[0]) <= gamma[0] * (1 + 1e-12)
+            if s[2] and abs(r_hat[1] - r[1]) > gamma[1]:
+                assert r[0] < gamma[0]
+    # step 0: the division, for every share and every root that do not make it trivial
+    for m, share, root in itertools.product((4, 10, 1000), np.linspace(0, 1, 11), (0, 0.1, 2.0)):
+        tau = m**-0.5
+        divided = (share + tau + root) / (1 - tau)
+        assert divided <= share + 2 / (math.sqrt(m) - 1) + 2 * root + 1e-12
