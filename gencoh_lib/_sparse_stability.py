@@ -1,0 +1,235 @@
+"""Stability of what is inactive, as statements that can be checked, and that of one layer.
+
+Behind :mod:`gencoh_lib.sparsity`. A statement says at which inputs its hypotheses are met, and at
+which its conclusions hold. Hypotheses are compared to 1e-12 relative and conclusions to 1e-9, so
+that what lies on the boundary counts.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from gencoh_lib._sparse_network import inputs_of
+from gencoh_lib._sparse_norm_bounds import WeightNorms
+from gencoh_lib._sparse_norms import level_of, matrix_of, sparse_norm
+from gencoh_lib._sparse_radius import layer_inactive_set, layer_radius
+
+HYPOTHESIS, CONCLUSION = 1e-12, 1e-9
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Statement:
+    """A statement "if ... then ..." at each input.
+
+    Attributes
+    ----------
+    name : str
+        Which statement it is.
+    hypotheses : Tensor
+        [m] boolean, where everything that the statement supposes is true.
+    conclusions : Tensor
+        [m] boolean, where everything that it concludes is true.
+
+    Examples
+    --------
+    >>> import torch
+    >>> Statement("an example", torch.tensor([True, False]), torch.tensor([True, False]))
+    an example: supposed at 1 of 2, concluded at 1 of these: holds
+    """
+
+    name: str
+    hypotheses: Tensor
+    conclusions: Tensor
+
+    @property
+    def holds(self) -> Tensor:
+        """[m] boolean: the conclusions are true, or the hypotheses are not."""
+        return ~self.hypotheses | self.conclusions
+
+    def __repr__(self) -> str:
+        """Return one line."""
+        both = int((self.hypotheses & self.conclusions).sum())
+        verdict = "holds" if bool(self.holds.all()) else "FAILS"
+        return (
+            f"{self.name}: supposed at {int(self.hypotheses.sum())} of {self.hypotheses.numel()}, "
+            f"concluded at {both} of these: {verdict}"
+        )
+
+
+def deep(radius: Tensor, change: float) -> Tensor:
+    """Radius of at least a change; a change of 0 asks for a radius above 0."""
+    return radius >= change * (1 - HYPOTHESIS) if change > 0 else radius > 0
+
+
+def at_most(value: Tensor, bound: Tensor | float) -> Tensor:
+    return value <= bound * (1 + CONCLUSION) + 1e-300
+
+
+def off(pre: Tensor, chosen: Tensor, scale: float) -> Tensor:
+    """[m]: every chosen unit has a pre-activation of at most 0, up to rounding."""
+    return ((pre <= CONCLUSION * scale) | ~chosen).all(dim=1)
+
+
+def difference(first: Tensor, second: Tensor) -> Tensor:
+    """|first - second| of radii, 0 where both are infinite."""
+    return torch.where(first == second, torch.zeros_like(first), (first - second).abs())
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LayerStability:
+    """The three parts of Lemma 4 at each of m inputs of one layer.
+
+    Attributes
+    ----------
+    size, index_sets, radius : Statement
+        The parts: how large outputs are; which units stay off and how far outputs move; how far
+        the radius moves.
+
+    Examples
+    --------
+    >>> import torch
+    >>> W, x = torch.eye(3) - 0.5, torch.eye(3)
+    >>> layer_stability(W, 1.09 * W, x, x, row_level=2, input_norm=1.0,
+    ...                          weight_change=0.1, input_change=0.0)
+    Lemma 4, size: supposed at 3 of 3, concluded at 3 of these: holds
+    Lemma 4, index sets: supposed at 3 of 3, concluded at 3 of these: holds
+    Lemma 4, radius: supposed at 3 of 3, concluded at 3 of these: holds
+    """
+
+    size: Statement
+    index_sets: Statement
+    radius: Statement
+
+    @property
+    def holds(self) -> Tensor:
+        """[m] boolean: all three parts hold."""
+        return self.size.holds & self.index_sets.holds & self.radius.holds
+
+    def __repr__(self) -> str:
+        """Return one line a part."""
+        return "\n".join(map(repr, (self.size, self.index_sets, self.radius)))
+
+
+def layer_stability(
+    weight: Tensor,
+    perturbed: Tensor,
+    x: Tensor,
+    perturbed_x: Tensor,
+    *,
+    row_level: int,
+    column_level: int = 0,
+    input_norm: float,
+    weight_change: float,
+    input_change: float,
+    row_norm: float | None = None,
+    babel: float | None = None,
+    exact: bool = False,
+) -> LayerStability:
+    r"""Lemma 4: what stays inactive in one layer when its weight and its input change.
+
+    Parameters
+    ----------
+    weight, perturbed : Tensor
+        [d_1, d_0] weight W and its perturbation.
+    x, perturbed_x : Tensor
+        [m, d_0] inputs and their perturbations.
+    row_level, column_level : int
+        Sparsity levels :math:`s_1` of the outputs and :math:`s_0` of the inputs.
+    input_norm : float
+        Bound :math:`\zeta_0` on the 2-norm of x.
+    weight_change, input_change : float
+        Relative changes :math:`\varepsilon_1` and :math:`\varepsilon_0`.
+    row_norm, babel : float, optional
+        Bounds :math:`\xi_1` and :math:`\eta_1`; by default the tightest for `weight`.
+    exact : bool
+        Compute the sparse norm of the change by listing submatrices; by default it is bounded.
+
+    Returns
+    -------
+    LayerStability
+        With :math:`T(a, b) = (1 + a)(1 + b) - 1`, at inputs with :math:`\lVert x \rVert_2 \le
+        \zeta_0` and s_0 zeros: (1) if :math:`r > 0` the units in I are off and outputs at most
+        :math:`\xi_1\sqrt{1+\eta_1}\zeta_0` long; (2) if the changes are at most
+        :math:`\varepsilon_0\zeta_0` and :math:`\varepsilon_1`, and
+        :math:`r \ge T(\varepsilon_0, \varepsilon_1)`, the units in I are off at x, at
+        :math:`\hat x`, and at :math:`\hat x` under the perturbed weight, and outputs move by at
+        most :math:`T \xi_1\sqrt{1+\eta_1}\zeta_0`; (3) the radius moves by at most
+        :math:`T(\lVert\hat x - x\rVert_2/\zeta_0,
+        \lVert\hat W - W\rVert_{(d_1-1,s_0)}/\xi_1)`, whatever it is.
+
+    Raises
+    ------
+    TypeError, ValueError
+        If shapes, types or levels do not fit, or `exact` asks for too many submatrices.
+
+    Notes
+    -----
+    Lemma 4 of Muthukumar and Sulam (2023). Parts 2 and 3 need s_0 coordinates at which x and its
+    perturbation are **both** zero; the printed condition, that their difference has as many
+    zeros, is weaker and does not suffice.
+
+    Examples
+    --------
+    >>> import torch
+    >>> W, x = torch.eye(3) - 0.5, torch.eye(3)
+    >>> result = layer_stability(
+    ...     W, 1.09 * W, x, x, row_level=2, input_norm=1.0, weight_change=0.1, input_change=0.0
+    ... )
+    >>> int(result.index_sets.hypotheses.sum()), bool(result.holds.all())
+    (3, True)
+    """
+    w, w_hat = matrix_of(weight), matrix_of(perturbed, "perturbed")
+    rows, rows_hat = inputs_of([w], x), inputs_of([w], perturbed_x)
+    if w.shape != w_hat.shape or rows.shape != rows_hat.shape:
+        raise ValueError(
+            f"perturbed is {tuple(w_hat.shape)} and weight {tuple(w.shape)}, perturbed_x "
+            f"{tuple(rows_hat.shape)} and x {tuple(rows.shape)}; each pair must agree"
+        )
+    out, into = (
+        level_of("row_level", row_level, len(w)),
+        level_of("column_level", column_level, w.shape[1]),
+    )
+    own = WeightNorms(w)
+    xi = float(own.row_norms[into]) if row_norm is None else row_norm
+    eta = float(own.babel(into)[out]) if babel is None else babel
+    omega = xi * (1 + eta) ** 0.5
+    change = WeightNorms(w_hat - w)
+    row_change = float(change.row_norms[into])
+    norm_change = sparse_norm(w_hat - w, out, into) if exact else change.at(out, into).value
+
+    slack = 1 + HYPOTHESIS
+    member = float(own.row_norms[into]) <= xi * slack and own.at(out, into).value <= omega * slack
+    small = max(row_change / xi, norm_change / omega) <= weight_change * slack
+    moved = (rows_hat - rows).norm(dim=1)
+    supposed = (rows.norm(dim=1) <= input_norm * slack) & member
+    supposed &= (rows == 0).sum(1) >= into
+    shared = supposed & (((rows == 0) & (rows_hat == 0)).sum(1) >= into)
+
+    pre, pre_x, pre_both = rows @ w.T, rows_hat @ w.T, rows_hat @ w_hat.T
+    scale = xi * input_norm
+    chosen = layer_inactive_set(pre, out)
+    radius, radius_hat = (layer_radius(h, out, scale) for h in (pre, pre_both))
+    total = (1 + input_change) * (1 + weight_change) - 1
+    stays = off(pre, chosen, scale) & off(pre_x, chosen, scale) & off(pre_both, chosen, scale)
+    shift = (pre_both.relu() - pre.relu()).norm(dim=1)
+    bound = (1 + moved / input_norm) * (1 + row_change / xi) - 1
+    return LayerStability(
+        size=Statement(
+            "Lemma 4, size",
+            supposed & (radius > 0),
+            off(pre, chosen, scale) & at_most(pre.relu().norm(dim=1), omega * input_norm),
+        ),
+        index_sets=Statement(
+            "Lemma 4, index sets",
+            shared & small & (moved <= input_change * input_norm * slack) & deep(radius, total),
+            stays & at_most(shift, total * omega * input_norm),
+        ),
+        radius=Statement(
+            "Lemma 4, radius",
+            shared,
+            at_most(difference(radius, radius_hat), bound + CONCLUSION * 1e-3),
+        ),
+    )
