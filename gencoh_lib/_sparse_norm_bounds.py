@@ -10,7 +10,13 @@ import torch
 from torch import Tensor
 
 from gencoh_lib._dataset import listing
-from gencoh_lib._sparse_norms import level_of, matrix_of, reduced_babel, reduced_row_norms
+from gencoh_lib._sparse_norms import (
+    largest_entry,
+    level_of,
+    matrix_of,
+    reduced_babel,
+    reduced_row_norms,
+)
 
 
 @dataclass(frozen=True, repr=False)
@@ -104,9 +110,11 @@ class WeightNorms:
         """[rows], by row level: root of the sum of the largest squared norms of reduced rows."""
         if column_level not in self._top_rows:
             kept = self.weight.shape[1] - column_level
-            lengths = self.weight.square().topk(kept, dim=1, sorted=False).values.sum(1)
-            ranked = lengths.sort(descending=True).values
-            self._top_rows[column_level] = ranked.cumsum(0).sqrt().flip(0)
+            unit = largest_entry(self.weight)
+            squares = (self.weight / unit).square()
+            lengths = squares.topk(kept, dim=1, sorted=False).values.sum(1)
+            sums = lengths.sort(descending=True).values.cumsum(0)
+            self._top_rows[column_level] = unit * sums.sqrt().flip(0)
         return self._top_rows[column_level]
 
     def at(self, row_level: int, column_level: int) -> SparseNorm:
