@@ -151,7 +151,7 @@ def norm_margin(
     >>> weights = [torch.eye(2, dtype=torch.float64)] * 2
     >>> bound = norm_margin(0, weights, radius=1, margin=1, examples=10**6)
     >>> round(bound.value, 4)
-    0.0346
+    0.0331
     """
     check_delta(delta)
     matrices = check_weights(weights)

@@ -178,7 +178,7 @@ def spectral_margin(
     >>> weights = [torch.eye(2, dtype=torch.float64)] * 2
     >>> bound = spectral_margin(0, weights, data_norm=1000, margin=1, examples=10**6)
     >>> round(bound.value, 2)
-    11.0
+    8.7
     """
     check_delta(delta)
     matrices, _ = _with_references(weights, None)

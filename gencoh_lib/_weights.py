@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from gencoh_lib.data import Dataset
+from gencoh_lib._dataset import Dataset
 
 _ROWS = 4096  # examples at a time: the units of a wide layer for all of them may not fit
 
