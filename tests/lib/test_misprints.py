@@ -12,6 +12,8 @@ import pytest
 import torch
 from torch.nn.functional import softplus
 
+from gencoh_lib import sparsity
+
 
 def network(weights, biases, activation, x):
     for layer, (w, b) in enumerate(zip(weights, biases, strict=True)):
@@ -69,3 +71,66 @@ def test_twenty_points_are_interpolated_from_degree_nineteen_on(seed):
 
     assert residual(19) < 1e-12
     assert residual(18) > 1e-9
+
+
+# Muthukumar and Sulam (2023). Misprints in algorithms and tables are tested beside the functions:
+# test_sparse_norms, test_sparse_radius and test_sparsity_search.
+
+
+def test_a_margin_subtracts_an_output_and_not_its_index():
+    # Page 4 subtracts the argmax over the other classes; it has to be the max.
+    outputs, label = np.array([0.9, 0.1, 0.3]), 0
+    others = np.delete(outputs, label)
+    names = np.delete(np.arange(3), label)
+    assert outputs[label] - names[others.argmax()] < 0  # an error, although class 0 wins
+    assert outputs[label] - others.max() == pytest.approx(0.6)
+    assert int(outputs.argmax()) == label
+
+
+def test_output_scales_shrink_with_the_level_and_so_does_the_margin_loss():
+    # Page 10 says that the margin loss falls as levels rise "since zeta grows"; zeta shrinks.
+    weights = [torch.eye(20) - 0.5, torch.eye(2).repeat(1, 10)]
+    scales = [
+        sparsity.Hyperparameters.of(weights, [level], 0.01, input_norm=1.0).output_scales[-1]
+        for level in range(20)
+    ]
+    assert all(later < before for before, later in itertools.pairwise(scales))
+    growth = 1.01**2 - 1
+    margins = np.full(20, 0.5)  # at every prototype
+    failing = [float((margins < 4 * scale * growth).mean()) for scale in scales]
+    assert failing[0] == 1 > 0 == failing[-1]
+
+
+def test_noise_in_the_last_layer_has_to_scale_with_its_norm():
+    # Page 21 prints sigma = eps eps / alpha for the last layer; it is eps xi / alpha.
+    generator = torch.Generator().manual_seed(0)
+    eps, xi, tau = 0.1, 1e-3, 0.05
+    scale = sparsity.noise_scale(3, 50, 2, 0, tau)
+    noise = torch.randn(500, 3, 50, generator=generator, dtype=torch.float64)
+    row_norms = noise.norm(dim=2).amax(1)  # the norm (d - 1, 0) of each draw
+
+    def leaves(sigma):
+        return float((sigma * row_norms > eps * xi).double().mean())
+
+    assert leaves(eps * eps / scale) == 1
+    assert leaves(eps * xi / scale) <= tau
+
+
+def test_the_divergence_has_to_count_the_last_layer():
+    # Pages 8 and 22 list noise and prior for layers 1 to K. A network that looks up labels in its
+    # last layer has no divergence there: first layer and prior are the identity on the inputs.
+    rng, m, inputs, delta = np.random.default_rng(0), 4000, 40_000, 0.05
+    labels, sample = rng.integers(2, size=inputs), rng.integers(inputs, size=m)
+    last = np.zeros((2, inputs))
+    last[labels[sample], sample] = 1  # the margin is 1 on the sample
+    wrong = last.argmax(0) != labels
+    risk, seen = float(wrong.mean()), float(wrong[sample].mean())
+
+    def bound(divergence):  # K = 1, level 0, perturbations so small that no margin fails
+        root = np.sqrt((4 * divergence + 2 * np.log(4 * m / delta)) / (m - 1))
+        first = np.sqrt(2 * np.log(4 * m / delta) / (m - 1))
+        return seen + 8 / (np.sqrt(m) - 1) + root + first
+
+    assert bound(0) < 0.3 < 0.4 < risk
+    # the corrected sum has |W - prior|^2 / (2 sigma^2) with sigma <= eps, where eps < 1/4
+    assert bound(len(np.unique(sample)) / (2 * 0.25**2)) > risk

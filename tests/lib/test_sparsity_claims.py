@@ -382,3 +382,36 @@ def test_each_step_of_theorem_13_holds_on_the_edge_of_the_cloud():
         tau = m**-0.5
         divided = (share + tau + root) / (1 - tau)
         assert divided <= share + 2 / (math.sqrt(m) - 1) + 2 * root + 1e-12
+
+
+def prototypes(n):
+    first = torch.eye(n, dtype=F64) - 0.5
+    return [first, torch.eye(2, dtype=F64).repeat(1, n // 2)]
+
+
+@pytest.mark.claim("prop-prototypes", kind="exact")
+def test_the_prototype_network_is_as_the_table_says():
+    for n in (4, 6, 20, 50):
+        weights, inputs = prototypes(n), torch.eye(n, dtype=F64)
+        assert row_norm(weights[0], 0) == pytest.approx(math.sqrt(n) / 2)
+        gram = (weights[0] @ weights[0].T).abs().fill_diagonal_(0)
+        assert float(gram.sum(1).max()) / (n / 4) == pytest.approx((n - 1) * (n - 4) / n)
+        spectral = float(torch.linalg.matrix_norm(weights[0], 2))
+        assert spectral == pytest.approx(n / 2 - 1)
+        mu = (n - 1) * (n - 4) / n
+        assert row_norm(weights[0], 0) * math.sqrt(1 + mu) == pytest.approx(spectral)
+        for j in range(n):
+            signals, out = run(weights, inputs[j])
+            assert int((signals[1] > 0).sum()) == 1
+            assert margin(out, j % 2) == pytest.approx(0.5)
+            r, _ = radius(weights[0], inputs[j], n - 1, math.sqrt(n) / 2, 1.0)
+            assert r == pytest.approx(1 / math.sqrt(n))
+        dense = spectral * row_norm(weights[1], 0)
+        sparse = row_norm(weights[0], 0) * row_norm(weights[1], n - 1)
+        assert dense == pytest.approx((n / 2 - 1) * math.sqrt(n / 2))
+        assert sparse == pytest.approx(math.sqrt(n) / 2)
+        assert dense / sparse == pytest.approx((n - 2) / math.sqrt(2))
+    # with N = 2 the rows point against each other, and at other inputs two units may be on
+    assert float(torch.linalg.matrix_norm(prototypes(2)[0], 2)) == pytest.approx(1)
+    signals, _ = run(weights, inputs[0] + inputs[1] - inputs[2])
+    assert int((signals[1] > 0).sum()) == 2
