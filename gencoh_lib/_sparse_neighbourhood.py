@@ -16,7 +16,6 @@ from gencoh_lib._sparse_norm_bounds import WeightNorms
 from gencoh_lib._sparse_norms import sparse_norm
 from gencoh_lib._sparse_radius import layer_inactive_set, radii_of
 from gencoh_lib._sparse_stability import (
-    CONCLUSION,
     HYPOTHESIS,
     Statement,
     at_most,
@@ -63,16 +62,16 @@ def in_class(weights: Sequence[Tensor], hyper: Hyperparameters) -> bool:
     """
     chain = check_chain(weights)
     hyper.check_shapes([tuple(w.shape) for w in chain])
-    return _normsat_most(chain, hyper, [1.0] * len(chain), exact=False)
+    return _norms_at_most(chain, hyper, [1.0] * len(chain), exact=False)
 
 
-def _normsat_most(
+def _norms_at_most(
     weights: Sequence[Tensor], hyper: Hyperparameters, factors: Sequence[float], *, exact: bool
 ) -> bool:
     """Whether row norms are at most factor * xi, and sparse norms at most factor * xi * omega."""
     for k, (weight, factor) in enumerate(zip(weights, factors, strict=True)):
         norms, into = WeightNorms(weight), hyper.column_level(k)
-        allowed = factor * (1 + HYPOTHESIS)
+        allowed = factor + HYPOTHESIS  # rounding of a difference is relative to the weight
         if float(norms.row_norms[into]) > hyper.row_norms[k] * allowed:
             return False
         if k == len(hyper.levels):
@@ -132,7 +131,7 @@ def in_neighbourhood(
     _check_same_shapes(chain, other)
     hyper.check_shapes([tuple(w.shape) for w in chain])
     changes = [b - a for a, b in zip(chain, other, strict=True)]
-    return _normsat_most(changes, hyper, hyper.perturbations, exact=exact)
+    return _norms_at_most(changes, hyper, hyper.perturbations, exact=exact)
 
 
 def _check_same_shapes(first: Sequence[Tensor], second: Sequence[Tensor]) -> None:
@@ -184,11 +183,11 @@ def size_statement(weights: Sequence[Tensor], x: Tensor, hyper: Hyperparameters)
     pre = pre_activations(chain, rows)
     scales = hyper.output_scales
     supposed = _inputs_obey(rows, hyper) & (radii_of(pre, hyper) > 0).all(dim=1) & member
-    concluded = at_most(pre[-1].abs().amax(1), scales[-1])
+    concluded = at_most(pre[-1].abs().amax(1), scales[-1], scales[-1])
     for k, h in enumerate(pre[:-1]):
         chosen = layer_inactive_set(h, hyper.levels[k])
         concluded &= off(h, chosen, hyper.row_norms[k] * scales[k])
-        concluded &= at_most(h.relu().norm(dim=1), scales[k + 1])
+        concluded &= at_most(h.relu().norm(dim=1), scales[k + 1], scales[k + 1])
     return Statement("Proposition 9", supposed, concluded)
 
 
@@ -246,7 +245,8 @@ def sensitivity_statement(
     """
     pre, other, near = _pair(weights, perturbed, x, hyper, exact)
     scales, growth = hyper.output_scales, hyper.growth
-    concluded = at_most((other[-1] - pre[-1]).abs().amax(1), scales[-1] * growth[-1])
+    shift = (other[-1] - pre[-1]).abs().amax(1)
+    concluded = at_most(shift, scales[-1] * growth[-1], scales[-1])
     radius = radii_of(pre, hyper)
     for k, (h, hh) in enumerate(zip(pre[:-1], other[:-1], strict=True)):
         near = near & deep(radius[:, k], growth[k])
@@ -254,7 +254,7 @@ def sensitivity_statement(
         scale = hyper.row_norms[k] * scales[k]
         concluded &= off(h, chosen, scale) & off(hh, chosen, scale)
         moved = (hh.relu() - h.relu()).norm(dim=1)
-        concluded &= at_most(moved, scales[k + 1] * growth[k])
+        concluded &= at_most(moved, scales[k + 1] * growth[k], scales[k + 1])
     return Statement("Proposition 10", near, concluded)
 
 
@@ -313,7 +313,7 @@ def radius_statement(
     return Statement(
         "Stability of the radius",
         supposed,
-        difference(radius, moved) <= allowed * (1 + CONCLUSION) + CONCLUSION * 1e-3,
+        at_most(difference(radius, moved), allowed, 1.0),
     )
 
 

@@ -1,7 +1,7 @@
 """Stability of what is inactive, as statements that can be checked, and that of one layer.
 
 Behind :mod:`gencoh_lib.sparsity`. A statement says at which inputs its hypotheses are met, and at
-which its conclusions hold. Hypotheses are compared to 1e-12 relative and conclusions to 1e-9, so
+which its conclusions hold. Comparisons allow for rounding, conclusions more than hypotheses, so
 that what lies on the boundary counts.
 """
 
@@ -17,7 +17,8 @@ from gencoh_lib._sparse_norm_bounds import WeightNorms
 from gencoh_lib._sparse_norms import level_of, matrix_of, sparse_norm
 from gencoh_lib._sparse_radius import layer_inactive_set, layer_radius
 
-HYPOTHESIS, CONCLUSION = 1e-12, 1e-9
+HYPOTHESIS = 1e-12  # relative to the weights, the inputs and the normaliser of radii
+CONCLUSION = 1e-11  # relative to the largest output that a layer may have
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -61,11 +62,12 @@ class Statement:
 
 def deep(radius: Tensor, change: float) -> Tensor:
     """Radius of at least a change; a change of 0 asks for a radius above 0."""
-    return radius >= change * (1 - HYPOTHESIS) if change > 0 else radius > 0
+    return (radius >= change - HYPOTHESIS) & (radius > 0)
 
 
-def at_most(value: Tensor, bound: Tensor | float) -> Tensor:
-    return value <= bound * (1 + CONCLUSION) + 1e-300
+def at_most(value: Tensor, bound: Tensor | float, scale: float) -> Tensor:
+    """Value not above a bound, up to rounding at this scale."""
+    return value <= bound + CONCLUSION * scale
 
 
 def off(pre: Tensor, chosen: Tensor, scale: float) -> Tensor:
@@ -167,9 +169,10 @@ def layer_stability(
 
     Notes
     -----
-    Lemma 4 of Muthukumar and Sulam (2023). Parts 2 and 3 need s_0 coordinates at which x and its
-    perturbation are **both** zero; the printed condition, that their difference has as many
-    zeros, is weaker and does not suffice.
+    Lemma 4 of Muthukumar and Sulam (2023). Parts 2 and 3 also suppose that the change of the
+    input is 0 in s_0 coordinates, as printed; they need not be those in which x is 0, since
+    :math:`\hat w^\top \hat x - w^\top x = w^\top(\hat x - x) + (\hat w - w)^\top x
+    + (\hat w - w)^\top(\hat x - x)` and each product is bounded on a support of its own.
 
     Examples
     --------
@@ -202,14 +205,14 @@ def layer_stability(
 
     slack = 1 + HYPOTHESIS
     member = float(own.row_norms[into]) <= xi * slack and own.at(out, into).value <= omega * slack
-    small = max(row_change / xi, norm_change / omega) <= weight_change * slack
+    small = max(row_change / xi, norm_change / omega) <= weight_change + HYPOTHESIS
     moved = (rows_hat - rows).norm(dim=1)
     supposed = (rows.norm(dim=1) <= input_norm * slack) & member
     supposed &= (rows == 0).sum(1) >= into
-    shared = supposed & (((rows == 0) & (rows_hat == 0)).sum(1) >= into)
+    sparse_move = supposed & ((rows == rows_hat).sum(1) >= into)
 
     pre, pre_x, pre_both = rows @ w.T, rows_hat @ w.T, rows_hat @ w_hat.T
-    scale = xi * input_norm
+    scale, largest = xi * input_norm, omega * input_norm
     chosen = layer_inactive_set(pre, out)
     radius, radius_hat = (layer_radius(h, out, scale) for h in (pre, pre_both))
     total = (1 + input_change) * (1 + weight_change) - 1
@@ -220,16 +223,19 @@ def layer_stability(
         size=Statement(
             "Lemma 4, size",
             supposed & (radius > 0),
-            off(pre, chosen, scale) & at_most(pre.relu().norm(dim=1), omega * input_norm),
+            off(pre, chosen, scale) & at_most(pre.relu().norm(dim=1), largest, largest),
         ),
         index_sets=Statement(
             "Lemma 4, index sets",
-            shared & small & (moved <= input_change * input_norm * slack) & deep(radius, total),
-            stays & at_most(shift, total * omega * input_norm),
+            sparse_move
+            & small
+            & (moved <= (input_change + HYPOTHESIS) * input_norm)
+            & deep(radius, total),
+            stays & at_most(shift, total * largest, largest),
         ),
         radius=Statement(
             "Lemma 4, radius",
-            shared,
-            at_most(difference(radius, radius_hat), bound + CONCLUSION * 1e-3),
+            sparse_move,
+            at_most(difference(radius, radius_hat), bound, 1.0),
         ),
     )
