@@ -244,7 +244,7 @@ def _by_margins(
         ),
     }
     for form in get_args(_norm_bounds.Peeling):
-        name = "Rademacher, the survey's" if form == "survey" else form
+        name = "Berner et al., Theorem 2.1" if form == "survey" else form
         bounds[name] = _norm_bounds.norm_margin(
             loss, weights, radius=radius, margin=margin, examples=m, delta=delta, form=form
         )
