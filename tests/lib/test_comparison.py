@@ -169,7 +169,7 @@ def test_the_model_is_only_read_and_the_result_is_frozen(digits):
         one.margin = 1.0
     with pytest.raises(TypeError):
         one.bounds["mine"] = one["growth function"]
-    with pytest.raises(KeyError, match="no bound .*sparsity.*; there are .*finite class"):
+    with pytest.raises(KeyError, match=r"no bound .*sparsity.*; there are .*finite class"):
         one["sparsity"]
 
 
