@@ -56,12 +56,19 @@ class Bound:
         """
         return self.order_only or not self.value < self.trivial
 
+    @property
+    def shown(self) -> str:
+        """The value in four digits; what they cannot tell from the trivial, as a difference."""
+        if not self.vacuous and f"{self.value:.4g}" == f"{self.trivial:.4g}":
+            return f"{self.trivial:g} - {self.trivial - self.value:.0e}"
+        return f"{self.value:.4g}"
+
     def __repr__(self) -> str:
         if self.order_only:
-            lines = [f"order = {self.value:.4g}  (order only: constants unknown, not a bound)"]
+            lines = [f"order = {self.shown}  (order only: constants unknown, not a bound)"]
         else:
             verdict = "vacuous: not below" if self.vacuous else "below"
-            lines = [f"bound = {self.value:.4g}  ({verdict} the trivial {self.trivial:g})"]
+            lines = [f"bound = {self.shown}  ({verdict} the trivial {self.trivial:g})"]
         lines += [f"  {name:<24s}{term:>12.4g}" for name, term in self.terms.items()]
         for label, texts in (
             ("formula", (self.formula,)),

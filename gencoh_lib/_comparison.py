@@ -83,7 +83,7 @@ class Comparison:
         for name in self.ranked:
             bound = self[name]
             kind = "order only" if bound.order_only else "vacuous" if bound.vacuous else "bound"
-            lines.append(f"{name:<44}{bound.value:>12.4g}  {kind}")
+            lines.append(f"{name:<44}{bound.shown:>12}  {kind}")
         lines += [
             "",
             f"Each bound on its own fails with probability at most {self.delta:g}, but not all at",
@@ -178,10 +178,9 @@ def compare(
     bits = torch.finfo(next(model.parameters()).dtype).bits
     bounds = _by_capacity(error, sizes(weights), bits, m, delta)
     bounds |= _by_margins(loss, weights, reference, train, radius, margin, delta)
+    levels = _pac_bayes.noise_levels(weights, reference, train, delta=delta, seed=seed)
     for form in get_args(_pac_bayes.PacBayesForm):
-        bounds[f"PAC-Bayes, {form}, noisy network"] = _pac_bayes.gaussian_pac_bayes(
-            weights, train, prior=reference, delta=delta, form=form, seed=seed
-        )
+        bounds[f"PAC-Bayes, {form}, noisy network"] = _pac_bayes.best_level(levels, form)
     if holdout is not None:
         held = float((_margins("holdout", weights, holdout) <= 0).double().mean())
         for way in get_args(_holdout_bounds.HoldoutForm):
@@ -245,7 +244,7 @@ def _by_margins(
         ),
     }
     for form in get_args(_norm_bounds.Peeling):
-        name = "Rademacher, the survey's" if form == "survey" else form
+        name = "Berner et al., Theorem 2.1" if form == "survey" else form
         bounds[name] = _norm_bounds.norm_margin(
             loss, weights, radius=radius, margin=margin, examples=m, delta=delta, form=form
         )

@@ -10,6 +10,7 @@ import numpy as np
 from gencoh_lib._bound import count, fraction
 
 _ROUNDING = 2.0**-53
+_SMALLEST = 1e-300  # what is smaller overflows when it is divided by
 
 
 def binary_kl(risk: float, other: float) -> float:
@@ -71,6 +72,9 @@ def kl_inverse(risk: float, budget: float) -> float:
     q = fraction("risk", risk)
     if not budget >= 0:
         raise ValueError(f"budget must be a number >= 0, got {budget}")
+
+    if 0 < q < _SMALLEST:
+        q = _SMALLEST
 
     def is_beyond(p: float) -> bool:
         gain, loss = _parts(q, p)

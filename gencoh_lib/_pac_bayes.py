@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 from torch import Tensor
@@ -152,24 +152,58 @@ def gaussian_pac_bayes(
         found = [tuple(other.shape) for other in others]
         raise ValueError(f"prior must have the shapes of the weights, {shapes}; got {found}")
     check_delta(delta)
-    moves = matrices if others is None else [a - b for a, b in zip(matrices, others, strict=True)]
-    candidates = []
-    for halvings in range(_HALVINGS):
-        sigmas = [2.0**-halvings / math.sqrt(width) for width in sizes(matrices)[:-1]]
-        divergence = sum(
-            float(move.square().sum()) / (2 * sigma**2)
-            for move, sigma in zip(moves, sigmas, strict=True)
+    return best_level(noise_levels(matrices, others, data, delta=delta, seed=seed), form)
+
+
+@dataclass(frozen=True)
+class Level:
+    """One level of noise: what was seen with it, what it costs, and its share of delta."""
+
+    sigma: float  # in the first layer
+    seen: float  # error on the sample, one draw of noise for each example
+    divergence: float
+    examples: int
+    share: float  # for the bound, and once more for the error
+
+    def bound(self, form: PacBayesForm) -> Bound:
+        """Bound with the likely error in place of the one that was seen."""
+        likely = kl_inverse(self.seen, math.log(1 / self.share) / self.examples * (1 + 2.0**-49))
+        return pac_bayes(
+            likely,
+            divergence=self.divergence,
+            examples=self.examples,
+            delta=self.share,
+            form=form,
         )
-        errors = noisy_margins(matrices, data, sigmas, seed=seed + halvings) <= 0
+
+
+def noise_levels(
+    weights: Sequence[Tensor],
+    prior: Sequence[Tensor] | None,
+    data: Dataset,
+    *,
+    delta: float,
+    seed: int,
+) -> list[Level]:
+    """Try a network with all levels of noise."""
+    moves = weights if prior is None else [a - b for a, b in zip(weights, prior, strict=True)]
+    levels = []
+    for halvings in range(_HALVINGS):
+        sigmas = [2.0**-halvings / math.sqrt(width) for width in sizes(weights)[:-1]]
+        parts = zip(moves, sigmas, strict=True)
+        divergence = sum(float(move.square().sum()) / (2 * sigma**2) for move, sigma in parts)
+        errors = noisy_margins(weights, data, sigmas, seed=seed + halvings) <= 0
         seen = float(errors.double().mean())
-        share = delta / (2 * _HALVINGS)
-        likely = kl_inverse(seen, math.log(1 / share) / len(data))
-        bound = pac_bayes(likely, divergence=divergence, examples=len(data), delta=share, form=form)
-        candidates.append((bound, sigmas[0], seen))
-    best, sigma, seen = min(candidates, key=lambda candidate: candidate[0].value)
+        levels.append(Level(sigmas[0], seen, divergence, len(data), delta / (2 * _HALVINGS)))
+    return levels
+
+
+def best_level(levels: Sequence[Level], form: PacBayesForm) -> Bound:
+    """Choose the level with the smallest bound: each has paid for that with its share."""
+    best, level = min(((level.bound(form), level) for level in levels), key=lambda b: b[0].value)
     note = (
-        f"stochastic_risk is the upper limit for an error of {seen:.4g} that was seen with noise "
-        f"of {sigma:.3g} per weight in the first layer, the best of {_HALVINGS} levels; delta is "
-        "shared among them"
+        f"stochastic_risk is the upper limit for an error of {level.seen:.4g} that was seen with "
+        f"noise of {level.sigma:.3g} per weight in the first layer, the best of {len(levels)} "
+        "levels; delta is shared among them"
     )
     return replace(best, assumptions=(*best.assumptions, note))

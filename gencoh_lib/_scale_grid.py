@@ -24,7 +24,7 @@ def weight(power: int) -> float:
 
 def round_up(value: float) -> tuple[float, float]:
     """Return the scale of the grid that is no smaller, and what it costs: ln(1/weight)."""
-    power = math.ceil(math.log(value) / math.log(RATIO))
-    while RATIO**power < value:  # the logarithm was rounded
+    power = math.floor(math.log(value) / math.log(RATIO))
+    while RATIO**power < value:
         power += 1
     return RATIO**power, -math.log(weight(power))

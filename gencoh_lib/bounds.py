@@ -17,10 +17,10 @@ import numpy as np
 from gencoh_lib._bound import Bound
 from gencoh_lib._capacity_bounds import finite_class, growth_function, log_relu_patterns, vc_order
 from gencoh_lib._comparison import Comparison, compare
-from gencoh_lib._holdout_bounds import HoldoutForm, holdout
+from gencoh_lib._holdout_bounds import holdout
 from gencoh_lib._kl_inverse import binary_kl, binomial_upper, kl_inverse
-from gencoh_lib._norm_bounds import Peeling, frobenius_rademacher, golowich_order, norm_margin
-from gencoh_lib._pac_bayes import PacBayesForm, gaussian_pac_bayes, pac_bayes
+from gencoh_lib._norm_bounds import frobenius_rademacher, golowich_order, norm_margin
+from gencoh_lib._pac_bayes import gaussian_pac_bayes, pac_bayes
 from gencoh_lib._path_bounds import two_phase_margin, two_phase_squared, validation
 from gencoh_lib._spectral_bounds import spectral_complexity, spectral_margin, spectral_margin_order
 from gencoh_lib._spectral_pac_bayes import pac_bayes_spectral, pac_bayes_spectral_order
@@ -28,9 +28,6 @@ from gencoh_lib._spectral_pac_bayes import pac_bayes_spectral, pac_bayes_spectra
 __all__ = [
     "Bound",
     "Comparison",
-    "HoldoutForm",
-    "PacBayesForm",
-    "Peeling",
     "binary_kl",
     "binomial_upper",
     "coherence_stability",
