@@ -54,7 +54,7 @@ def weight_matrices(model: nn.Module) -> tuple[Tensor, ...]:
     """
     if not isinstance(model, nn.Module):
         raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    root = nn.Sequential(model) if isinstance(model, nn.Linear) else model
+    root = nn.Sequential(model) if type(model) is nn.Linear else model
     try:
         graph = fx.Tracer().trace(root)
     except Exception as error:
@@ -90,6 +90,11 @@ def _chain(root: nn.Module, graph: fx.Graph) -> tuple[Tensor, ...]:
             f"operation {node.name!r}" if layer is None
             else f"layer {str(node.target)!r} ({type(layer).__name__})"
         )  # fmt: skip
+        if node.op == "get_attr":
+            raise UnsupportedLayerError(
+                f"parameter or buffer {node.target!r} is used outside a layer; allowed are "
+                f"{_ALLOWED}"
+            )
         if node.all_input_nodes != [before]:
             raise UnsupportedLayerError(
                 f"{called} does not read just what comes before it; the bound is for a chain "
@@ -107,11 +112,11 @@ def _chain(root: nn.Module, graph: fx.Graph) -> tuple[Tensor, ...]:
 
 def _kind(node: fx.Node, layer: nn.Module | None, called: str) -> str:
     """Classify a node as linear, relu or same, or refuse it."""
-    if isinstance(layer, nn.Linear) and type(layer).forward is nn.Linear.forward:
+    if type(layer) is nn.Linear:  # not a parametrized one, whose weight may change when read
         return "linear"
     if type(layer) is nn.ReLU or node.target in _RELU:
         return "relu"
-    if isinstance(layer, nn.Dropout) and layer.training:
+    if type(layer) is nn.Dropout and layer.training:
         raise UnsupportedLayerError(f"{called} drops units at random; call model.eval() first")
     if type(layer) in (nn.Flatten, nn.Identity, nn.Dropout) or node.target in _FLATTEN:
         return "same"

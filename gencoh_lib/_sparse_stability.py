@@ -7,6 +7,7 @@ that what lies on the boundary counts.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,7 @@ from gencoh_lib._sparse_radius import layer_inactive_set, layer_radius
 
 HYPOTHESIS = 1e-12  # relative to the weights, the inputs and the normaliser of radii
 CONCLUSION = 1e-11  # relative to the largest output that a layer may have
+_SLACK = 1 + HYPOTHESIS
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -94,8 +96,9 @@ class LayerStability:
     --------
     >>> import torch
     >>> W, x = torch.eye(3) - 0.5, torch.eye(3)
-    >>> layer_stability(W, 1.09 * W, x, x, row_level=2, input_norm=1.0,
-    ...                          weight_change=0.1, input_change=0.0)
+    >>> layer_stability(
+    ...     W, 1.09 * W, x, x, row_level=2, input_norm=1.0, weight_change=0.1, input_change=0.0
+    ... )
     Lemma 4, size: supposed at 3 of 3, concluded at 3 of these: holds
     Lemma 4, index sets: supposed at 3 of 3, concluded at 3 of these: holds
     Lemma 4, radius: supposed at 3 of 3, concluded at 3 of these: holds
@@ -165,7 +168,8 @@ def layer_stability(
     Raises
     ------
     TypeError, ValueError
-        If shapes, types or levels do not fit, or `exact` asks for too many submatrices.
+        If shapes, types or levels do not fit, a bound or a change is out of range, or `exact`
+        asks for too many submatrices.
 
     Notes
     -----
@@ -191,51 +195,49 @@ def layer_stability(
             f"perturbed is {tuple(w_hat.shape)} and weight {tuple(w.shape)}, perturbed_x "
             f"{tuple(rows_hat.shape)} and x {tuple(rows.shape)}; each pair must agree"
         )
-    out, into = (
-        level_of("row_level", row_level, len(w)),
-        level_of("column_level", column_level, w.shape[1]),
-    )
-    own = WeightNorms(w)
+    out = level_of("row_level", row_level, len(w))
+    into = level_of("column_level", column_level, w.shape[1])
+    own, change = WeightNorms(w), WeightNorms(w_hat - w)
     xi = float(own.row_norms[into]) if row_norm is None else row_norm
     eta = float(own.babel(into)[out]) if babel is None else babel
-    omega = xi * (1 + eta) ** 0.5
-    change = WeightNorms(w_hat - w)
-    row_change = float(change.row_norms[into])
-    norm_change = sparse_norm(w_hat - w, out, into) if exact else change.at(out, into).value
+    _check_sizes(xi, eta, input_norm, weight_change, input_change)
+    omega = xi * math.sqrt(1 + eta)
+    scale, largest = xi * input_norm, omega * input_norm  # of pre-activations, of outputs
 
-    slack = 1 + HYPOTHESIS
-    member = float(own.row_norms[into]) <= xi * slack and own.at(out, into).value <= omega * slack
-    small = max(row_change / xi, norm_change / omega) <= weight_change + HYPOTHESIS
-    moved = (rows_hat - rows).norm(dim=1)
-    supposed = (rows.norm(dim=1) <= input_norm * slack) & member
-    supposed &= (rows == 0).sum(1) >= into
-    sparse_move = supposed & ((rows == rows_hat).sum(1) >= into)
+    member = own.row_norms[into] <= xi * _SLACK and own.at(out, into).value <= omega * _SLACK
+    row_change = float(change.row_norms[into]) / xi
+    norm = sparse_norm(change.weight, out, into) if exact else change.at(out, into).value
+    near = max(row_change, norm / omega) <= weight_change + HYPOTHESIS
+    moved = (rows_hat - rows).norm(dim=1) / input_norm
+    supposed = (rows.norm(dim=1) <= input_norm * _SLACK) & ((rows == 0).sum(1) >= into) & member
+    both = supposed & ((rows == rows_hat).sum(1) >= into)
 
     pre, pre_x, pre_both = rows @ w.T, rows_hat @ w.T, rows_hat @ w_hat.T
-    scale, largest = xi * input_norm, omega * input_norm
     chosen = layer_inactive_set(pre, out)
     radius, radius_hat = (layer_radius(h, out, scale) for h in (pre, pre_both))
     total = (1 + input_change) * (1 + weight_change) - 1
-    stays = off(pre, chosen, scale) & off(pre_x, chosen, scale) & off(pre_both, chosen, scale)
+    close = near & (moved <= input_change + HYPOTHESIS) & deep(radius, total)
+    stay = off(pre, chosen, scale) & off(pre_x, chosen, scale) & off(pre_both, chosen, scale)
     shift = (pre_both.relu() - pre.relu()).norm(dim=1)
-    bound = (1 + moved / input_norm) * (1 + row_change / xi) - 1
+    short = off(pre, chosen, scale) & at_most(pre.relu().norm(dim=1), largest, largest)
+    still = at_most(difference(radius, radius_hat), (1 + moved) * (1 + row_change) - 1, 1.0)
     return LayerStability(
-        size=Statement(
-            "Lemma 4, size",
-            supposed & (radius > 0),
-            off(pre, chosen, scale) & at_most(pre.relu().norm(dim=1), largest, largest),
-        ),
+        size=Statement("Lemma 4, size", supposed & (radius > 0), short),
         index_sets=Statement(
-            "Lemma 4, index sets",
-            sparse_move
-            & small
-            & (moved <= (input_change + HYPOTHESIS) * input_norm)
-            & deep(radius, total),
-            stays & at_most(shift, total * largest, largest),
+            "Lemma 4, index sets", both & close, stay & at_most(shift, total * largest, largest)
         ),
-        radius=Statement(
-            "Lemma 4, radius",
-            sparse_move,
-            at_most(difference(radius, radius_hat), bound, 1.0),
-        ),
+        radius=Statement("Lemma 4, radius", both, still),
     )
+
+
+def _check_sizes(
+    row_norm: float, babel: float, input_norm: float, weight_change: float, input_change: float
+) -> None:
+    for name, value in (("row_norm", row_norm), ("input_norm", input_norm)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, since it divides; got {value}")
+    for name, value in (
+        ("babel", babel), ("weight_change", weight_change), ("input_change", input_change),
+    ):  # fmt: skip
+        if not 0 <= value < math.inf:
+            raise ValueError(f"{name} must be finite and not negative, got {value}")

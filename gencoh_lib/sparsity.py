@@ -26,34 +26,56 @@ from gencoh_lib._sparse_norm_bounds import SparseNorm, sparse_norm_bounds
 from gencoh_lib._sparse_norms import reduced_babel, reduced_row_norms, sparse_norm
 from gencoh_lib._sparse_radius import inactive_sets, radii
 from gencoh_lib._sparse_stability import LayerStability, Statement, layer_stability
+from gencoh_lib._sparsity_activity import ActivityRatio, effective_activity
+from gencoh_lib._sparsity_bound import SparsityBound, one_shot, theorem_13
+from gencoh_lib._sparsity_levels import greedy_levels
+from gencoh_lib._sparsity_prior import Part, Prior, PriorSplit, SeenByPriorError, split_for_prior
+from gencoh_lib._sparsity_search import Grid, Search, Trial, search
 
 __all__ = [
+    "ActivityRatio",
+    "Grid",
     "Hyperparameters",
     "LayerStability",
+    "Part",
+    "Prior",
+    "PriorSplit",
+    "Search",
+    "SeenByPriorError",
     "SparseNorm",
+    "SparsityBound",
     "Statement",
+    "Trial",
     "activations",
+    "effective_activity",
+    "greedy_levels",
     "in_class",
     "in_neighbourhood",
     "inactive_sets",
     "layer_stability",
     "noise_scale",
+    "one_shot",
     "perturbation_std",
     "radii",
     "radius_statement",
     "reduced_babel",
     "reduced_row_norms",
+    "search",
     "sensitivity_statement",
     "size_statement",
     "sparse_norm",
     "sparse_norm_bounds",
+    "split_for_prior",
+    "theorem_13",
     "weight_matrices",
 ]
 
 for _object in (
-    Hyperparameters, LayerStability, SparseNorm, Statement, activations, in_class,
-    in_neighbourhood, inactive_sets, layer_stability, noise_scale, perturbation_std, radii,
-    radius_statement, reduced_babel, reduced_row_norms, sensitivity_statement, size_statement,
-    sparse_norm, sparse_norm_bounds, weight_matrices,
+    ActivityRatio, Grid, Hyperparameters, LayerStability, Part, Prior, PriorSplit, Search,
+    SeenByPriorError, SparseNorm, SparsityBound, Statement, Trial, activations,
+    effective_activity, greedy_levels, in_class, in_neighbourhood, inactive_sets,
+    layer_stability, noise_scale, one_shot, perturbation_std, radii, radius_statement,
+    reduced_babel, reduced_row_norms, search, sensitivity_statement, size_statement,
+    sparse_norm, sparse_norm_bounds, split_for_prior, theorem_13, weight_matrices,
 ):  # fmt: skip
     _object.__module__ = __name__  # their public name, in tracebacks and in the API reference

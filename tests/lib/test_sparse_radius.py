@@ -134,7 +134,7 @@ def greedy_levels(weights, x, perturbations, norm):
 
 
 @cache
-def cases(count=2500, seed=0):
+def cases(count=2000, seed=0):
     """Networks with levels that suit their first input, and a perturbation on the boundary.
 
     The change of each layer is random, or a multiple of the weight, or pushes along the input,
@@ -178,7 +178,7 @@ def to_the_boundary(change, k, hyper):
 
 def test_radii_agree_with_their_definition_and_lie_between_zero_and_one():
     at_the_end = 0
-    for weights, perturbed, x, hyper in cases()[:700]:
+    for weights, perturbed, x, hyper in cases()[:400]:
         for net in (weights, perturbed):
             found = sparsity.radii(net, x, hyper).numpy()
             expected = radii_by_definition(net, x, hyper)
@@ -190,7 +190,7 @@ def test_radii_agree_with_their_definition_and_lie_between_zero_and_one():
         finite = radii[before & radii.isfinite()]
         assert bool(((finite >= 0) & (finite <= 1 + 1e-12)).all())
         at_the_end += int((finite > 0).sum())
-    assert at_the_end > 1000
+    assert at_the_end > 700
 
 
 def test_radii_do_not_grow_with_the_level():
@@ -280,8 +280,8 @@ def test_propositions_9_and_10_hold_for_networks_on_the_boundary_of_the_neighbou
             supposed[number] += int(statement.hypotheses.sum())
         assert bool(near.hypotheses[0])  # the levels were chosen for the first input
         sparse += int(near.hypotheses.sum()) if min(hyper.levels) else 0
-    assert (supposed > [9000, 8000, 20_000]).all(), supposed
-    assert sparse > 4000
+    assert (supposed > [8000, 7000, 18_000]).all(), supposed
+    assert sparse > 3500
 
 
 def test_the_predicate_of_proposition_10_agrees_with_a_twin():
@@ -413,7 +413,7 @@ def test_a_perturbation_of_zero_asks_for_a_radius_above_zero():
 # Lemma 4
 
 
-def layer_cases(count=3000, seed=2):
+def layer_cases(count=2000, seed=2):
     rng = np.random.default_rng(seed)
     for number in range(count):
         d1, d0 = rng.integers(2, 6, 2)
@@ -452,8 +452,8 @@ def test_lemma_4_holds_for_layers_on_the_boundary_of_what_it_allows():
         supposed += [int(part.hypotheses.sum()) for part in parts]
         if options["row_level"]:
             sparse += int(found.index_sets.hypotheses.sum())
-    assert (supposed > [9000, 7000, 11_900]).all(), supposed
-    assert sparse > 3000, sparse
+    assert (supposed > [6000, 4500, 7900]).all(), supposed
+    assert sparse > 2000, sparse
 
 
 @pytest.mark.parametrize("missing", ["weight_change", "input_change", "input_norm"])
@@ -478,6 +478,26 @@ def test_lemma_4_needs_zeros_in_the_change_of_the_input():
     )  # fmt: skip
     assert (bool(found.size.hypotheses), bool(found.radius.hypotheses)) == (True, False)
     assert not bool(found.radius.conclusions)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"input_norm": 0.0}, "input_norm must be positive and finite"),
+        ({"row_norm": math.nan}, "row_norm must be positive and finite"),
+        ({"babel": -0.5}, "babel must be finite and not negative"),
+        ({"weight_change": math.inf}, "weight_change must be finite"),
+        ({"input_change": -1.0}, "input_change must be finite"),
+        ({"row_level": 4}, "row_level must be from 0 to 3"),
+    ],
+)
+def test_the_sizes_of_lemma_4_are_checked(change, message):
+    sizes = {"row_level": 1, "input_norm": 1.0, "weight_change": 0.1, "input_change": 0.1}
+    with pytest.raises(ValueError, match=message):
+        sparsity.layer_stability(HADAMARD, HADAMARD, EYE, EYE, **(sizes | change))
+    zeros = 0 * HADAMARD
+    with pytest.raises(ValueError, match="row_norm must be positive"):
+        sparsity.layer_stability(zeros, zeros, EYE, EYE, **sizes)
 
 
 def test_misprint_table_2_takes_another_order_statistic():
@@ -643,6 +663,10 @@ def hooked():
     return model
 
 
+def parametrized():
+    return nn.utils.parametrizations.spectral_norm(linear())
+
+
 def nan():
     model = nn.Sequential(linear(), nn.ReLU(), linear())
     with torch.no_grad():
@@ -664,8 +688,10 @@ def nan():
         (Branching(), "torch.fx cannot trace Branching"),
         (TwoInputs(), "second input 'y'"),
         (TwoOutputs(), "must be that of the last Linear layer"),
-        (Free(), "operation 'scale' does not read just what comes before"),
+        (Free(), "parameter or buffer 'scale' is used outside a layer"),
         (nn.Identity(), "must be that of the last Linear layer"),
+        (nn.Sequential(parametrized()), r"layer '0' \(ParametrizedLinear\) is not covered"),
+        (parametrized(), r"layer .parametrizations.weight. \(ParametrizationList\)"),
         (hooked(), "differs from that of its weights.*hook"),
     ],
 )
