@@ -101,21 +101,6 @@ def test_output_scales_shrink_with_the_level_and_so_does_the_margin_loss():
     assert failing[0] == 1 > 0 == failing[-1]
 
 
-def test_noise_in_the_last_layer_has_to_scale_with_its_norm():
-    # Page 21 prints sigma = eps eps / alpha for the last layer; it is eps xi / alpha.
-    generator = torch.Generator().manual_seed(0)
-    eps, xi, tau = 0.1, 1e-3, 0.05
-    scale = sparsity.noise_scale(3, 50, 2, 0, tau)
-    noise = torch.randn(500, 3, 50, generator=generator, dtype=torch.float64)
-    row_norms = noise.norm(dim=2).amax(1)  # the norm (d - 1, 0) of each draw
-
-    def leaves(sigma):
-        return float((sigma * row_norms > eps * xi).double().mean())
-
-    assert leaves(eps * eps / scale) == 1
-    assert leaves(eps * xi / scale) <= tau
-
-
 def test_the_divergence_has_to_count_the_last_layer():
     # Pages 8 and 22 list noise and prior for layers 1 to K. A network that looks up labels in its
     # last layer has no divergence there: first layer and prior are the identity on the inputs.

@@ -344,7 +344,7 @@ def test_where_the_network_errs_the_cloud_pays_and_where_it_is_safe_it_does_not(
 
 def one_shot(share, divergence, m, delta, tau):
     root = math.sqrt((divergence + math.log(m / delta)) / (2 * (m - 1)))
-    return (share + tau + root) / (1 - tau)
+    return share + (tau + root) / (1 - tau)
 
 
 def test_a_prior_that_has_seen_the_sample_voids_the_theorem():
