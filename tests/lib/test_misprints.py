@@ -119,3 +119,42 @@ def test_the_divergence_has_to_count_the_last_layer():
     assert bound(0) < 0.3 < 0.4 < risk
     # the corrected sum has |W - prior|^2 / (2 sigma^2) with sigma <= eps, where eps < 1/4
     assert bound(len(np.unique(sample)) / (2 * 0.25**2)) > risk
+
+
+def test_the_least_of_the_levels_of_all_examples_may_be_too_high():
+    # Page 26 chooses levels for each example, and says that their minimum in each layer leaves no
+    # sparse loss. A lower level in the first layer makes the normaliser of the second larger.
+    eps, failed, held = 0.01, 0, 0
+    for seed in range(200):
+        generator = torch.Generator().manual_seed(seed)
+        shapes = [(6, 4), (6, 6), (2, 6)]
+        weights = [torch.randn(s, generator=generator, dtype=torch.float64) for s in shapes]
+        x = torch.randn(8, 4, generator=generator, dtype=torch.float64)
+        x = x / (x.norm(dim=1, keepdim=True) * (1 + 1e-9))
+        for_each = sparsity.effective_activity(weights, x, eps).levels
+        least = tuple(for_each.amin(0).tolist())
+        common = sparsity.greedy_levels(weights, x, eps)
+
+        def loss(levels, weights=weights, x=x):
+            hyper = sparsity.Hyperparameters.of(weights, levels, eps, input_norm=1.0)
+            growth = torch.tensor(hyper.growth[:-1], dtype=torch.float64)
+            return float((sparsity.radii(weights, x, hyper) < 3 * growth).any(1).double().mean())
+
+        for layer in range(2):  # it does hold for each example by itself
+            assert bool((for_each[:, layer] >= least[layer]).all())
+        failed += loss(least) > 0
+        held += loss(common) == 0
+    assert failed > 0
+    assert held == 200
+
+
+def test_shares_of_layers_add_up_to_the_target_with_the_corrected_quantile():
+    # Page 26 gives each layer the share 2 alpha / (K (K - 1)); an example that fails in layer n
+    # counts in the terms n, ..., K, so the denominator is K (K + 1).
+    for hidden in range(1, 6):
+        counted = sum(hidden - layer for layer in range(hidden))  # terms per failing example
+        assert counted * 2 / (hidden * (hidden + 1)) == pytest.approx(1)
+        if hidden > 1:
+            assert counted * 2 / (hidden * (hidden - 1)) > 1
+    with pytest.raises(ZeroDivisionError):
+        2 * 0.1 / (1 * (1 - 1))
