@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import math
-from types import MappingProxyType
 from typing import Literal
 
-from gencoh_lib._bound import Bound
-from gencoh_lib._whole import whole
+from gencoh_lib._bound import Bound, assembled, check_delta, count, nonnegative
 
 _PAPER = "Kawaguchi, Kaelbling and Bengio (2019, v5)"
 
@@ -75,8 +73,8 @@ def validation(
     >>> round(bound.value, 6)
     0.069396
     """
-    examples = _count("examples", examples)
-    _check_delta(delta)
+    examples = count("examples", examples)
+    check_delta(delta)
     if not (math.isfinite(candidates) and candidates >= 1):
         raise ValueError(f"candidates must be a finite number >= 1, got {candidates}")
     if not (math.isfinite(span) and span > 0):
@@ -126,7 +124,7 @@ def validation(
             source = f"{_PAPER}, Proposition 5"
         else:
             raise ValueError(f"form must be 'root', 'relaxed' or 'self-bounding', got {form!r}")
-    return _bound(formula, terms, assumptions, trivial=span, source=source)
+    return assembled(formula, terms, assumptions, trivial=span, source=source)
 
 
 def two_phase_squared(
@@ -199,8 +197,8 @@ def two_phase_squared(
     >>> round(bound.terms["beta_1"], 4)
     0.1531
     """
-    examples, outputs = _count("examples", examples), _count("outputs", outputs)
-    _check_delta(delta)
+    examples, outputs = count("examples", examples), count("outputs", outputs)
+    check_delta(delta)
     if not (math.isfinite(paths) and paths >= 1):
         raise ValueError(f"paths must be a finite number >= 1, got {paths}")
     given = {
@@ -210,7 +208,7 @@ def two_phase_squared(
         "label_range": label_range, "label_variance": label_variance,
     }  # fmt: skip
     for name, value in given.items():
-        _nonnegative(name, value)
+        nonnegative(name, value)
     if not trivial > 0:
         raise ValueError(f"trivial must be a positive number, got {trivial}")
 
@@ -225,7 +223,7 @@ def two_phase_squared(
         "absolute_norm": float(absolute_norm),
         "beta_3": bernstein(label_range, label_variance, 3),
     }
-    return _bound(
+    return assembled(
         "beta_1 * squared_norm + 2 * beta_2 * absolute_norm + beta_3",
         terms,
         [
@@ -292,10 +290,10 @@ def two_phase_margin(
     ...                  outputs=2).vacuous
     True
     """
-    examples, outputs = _count("examples", examples), _count("outputs", outputs)
-    _check_delta(delta)
-    _nonnegative("feature_norm", feature_norm)
-    _nonnegative("path_norm", path_norm)
+    examples, outputs = count("examples", examples), count("outputs", outputs)
+    check_delta(delta)
+    nonnegative("feature_norm", feature_norm)
+    nonnegative("path_norm", path_norm)
     if not 0 <= margin_loss <= 1:
         raise ValueError(f"margin_loss must lie between 0 and 1, got {margin_loss}")
     if not (math.isfinite(margin) and margin > 0):
@@ -305,7 +303,7 @@ def two_phase_margin(
         "complexity": 2 * outputs**2 * feature_norm * path_norm / (margin * math.sqrt(examples)),
         "confidence": math.sqrt(math.log(1 / delta) / (2 * examples)),
     }
-    return _bound(
+    return assembled(
         "margin_loss + complexity + confidence",
         terms,
         [
@@ -316,27 +314,3 @@ def two_phase_margin(
         trivial=1.0,
         source=f"{_PAPER}, Theorem 9, without a redundant factor",
     )
-
-
-def _bound(
-    formula: str, terms: dict[str, float], assumptions: list[str], *, trivial: float, source: str
-) -> Bound:
-    value = float(eval(formula, {"__builtins__": {}}, dict(terms)))
-    return Bound(value, MappingProxyType(terms), formula, tuple(assumptions), trivial, source)
-
-
-def _count(name: str, value: int) -> int:
-    value = whole(name, value)
-    if value < 1:
-        raise ValueError(f"{name} must be a whole number >= 1, got {value}")
-    return value
-
-
-def _check_delta(delta: float) -> None:
-    if not 0 < delta < 1:
-        raise ValueError(f"delta must lie strictly between 0 and 1, got {delta}")
-
-
-def _nonnegative(name: str, value: float) -> None:
-    if not 0 <= value < math.inf:
-        raise ValueError(f"{name} must be a finite number >= 0, got {value}")

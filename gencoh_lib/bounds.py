@@ -1,8 +1,9 @@
-"""Upper bounds on the generalisation gap, each as a number that can be taken apart.
+"""Upper bounds on the risk or the generalisation gap, as numbers that can be taken apart.
 
-A bound is only as honest as its parts: every function here returns a :class:`Bound`, which names
-the factors, the formula that puts them together, what was assumed, and whether the result says
-anything at all.
+A bound is only as honest as its parts: it comes as a :class:`Bound`, which names the factors, the
+formula that puts them together, what was assumed, and whether the result says anything at all.
+Where a source leaves its constants open, the result is of an order only and says so.
+:func:`compare` puts the bounds for one trained network side by side.
 """
 
 from __future__ import annotations
@@ -14,17 +15,51 @@ from types import MappingProxyType
 import numpy as np
 
 from gencoh_lib._bound import Bound
+from gencoh_lib._capacity_bounds import finite_class, growth_function, log_relu_patterns, vc_order
+from gencoh_lib._comparison import Comparison, compare
+from gencoh_lib._holdout_bounds import holdout
+from gencoh_lib._kl_inverse import binary_kl, binomial_upper, kl_inverse
+from gencoh_lib._norm_bounds import frobenius_rademacher, golowich_order, norm_margin
+from gencoh_lib._pac_bayes import gaussian_pac_bayes, pac_bayes
 from gencoh_lib._path_bounds import two_phase_margin, two_phase_squared, validation
+from gencoh_lib._spectral_bounds import spectral_complexity, spectral_margin, spectral_margin_order
+from gencoh_lib._spectral_pac_bayes import pac_bayes_spectral, pac_bayes_spectral_order
 
 __all__ = [
     "Bound",
+    "Comparison",
+    "binary_kl",
+    "binomial_upper",
     "coherence_stability",
+    "compare",
+    "finite_class",
+    "frobenius_rademacher",
+    "gaussian_pac_bayes",
+    "golowich_order",
+    "growth_function",
+    "holdout",
+    "kl_inverse",
+    "log_relu_patterns",
+    "norm_margin",
+    "pac_bayes",
+    "pac_bayes_spectral",
+    "pac_bayes_spectral_order",
+    "spectral_complexity",
+    "spectral_margin",
+    "spectral_margin_order",
     "two_phase_margin",
     "two_phase_squared",
     "validation",
+    "vc_order",
 ]
 
-for _object in (Bound, two_phase_margin, two_phase_squared, validation):
+for _object in (
+    Bound, Comparison, binary_kl, binomial_upper, compare, finite_class, frobenius_rademacher,
+    gaussian_pac_bayes, golowich_order, growth_function, holdout, kl_inverse, log_relu_patterns,
+    norm_margin, pac_bayes, pac_bayes_spectral, pac_bayes_spectral_order, spectral_complexity,
+    spectral_margin, spectral_margin_order, two_phase_margin, two_phase_squared, validation,
+    vc_order,
+):  # fmt: skip
     _object.__module__ = __name__  # their public name, in tracebacks and in the API reference
 
 

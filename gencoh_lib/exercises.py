@@ -17,6 +17,7 @@ from torch import Tensor
 from gencoh_lib import (
     _exercises_gap,
     _exercises_learning,
+    _exercises_sparsity,
     _exercises_stagnation,
     _exercises_suppressing,
     checks,
@@ -195,6 +196,7 @@ _EXERCISES: Mapping[str, Callable[[object], Verdict]] = MappingProxyType(
         **_exercises_learning.EXERCISES,
         **_exercises_suppressing.EXERCISES,
         **_exercises_gap.EXERCISES,
+        **_exercises_sparsity.EXERCISES,
         **_exercises_stagnation.EXERCISES,
     }
 )

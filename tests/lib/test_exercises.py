@@ -37,6 +37,14 @@ def _rate(examples, candidates, delta):
     return math.log(candidates / delta) / examples
 
 
+def _constant(examples, hidden):
+    return 4 * (hidden + 1) / (math.sqrt(examples) - 1)
+
+
+def _root(examples, hidden, delta):
+    return math.sqrt(2 * math.log(2 * examples * (hidden + 1) / delta) / (examples - 1))
+
+
 def published() -> dict[str, str]:
     """Label of every exercise whose page asks this module, and the text of its solution."""
     texts = [page.read_text("utf-8") for page in PAGES]
@@ -62,6 +70,8 @@ def test_published_code_passes_its_check(label):
         "ex-rare-feature": 0.099,
         "ex-active-paths": 54,
         "ex-spectrum-signs": 14,
+        "ex-babel-by-hand": 3,
+        "ex-union-cost": math.log(500 * 500 * 30),
         "ex-tube-radius": 1.746,
         "ex-certify-stay": 299,
     }
@@ -187,6 +197,32 @@ def test_published_code_passes_its_check(label):
             ),
             "1/4",
         ),
+        ("ex-babel-by-hand", 11**0.5, "leaves no row out"),
+        ("ex-babel-by-hand", 9, "squared norm"),
+        ("ex-babel-by-hand", 7**0.5, "sizes, not signed"),
+        ("ex-babel-by-hand", 5**0.5, "row norm alone"),
+        ("ex-babel-by-hand", (5 + 4 * 5**0.5) ** 0.5, r"divides by the \*squared"),
+        ("ex-babel-by-hand", (4.5 + 16.25**0.5) ** 0.5, "norm itself"),
+        (
+            "ex-largest-level",
+            lambda u, t: (u >= t).sum(1).double().min().expand(len(u)),
+            "one an input",
+        ),
+        ("ex-largest-level", lambda u, t: (u < t).sum(1).double(), "active"),
+        ("ex-largest-level", lambda u, t: (u > t).sum(1).double(), "equals the threshold"),
+        ("ex-largest-level", lambda u, t: (u >= t).sum(1).double(), "no level d"),
+        ("ex-bound-floor", lambda m, k, d: _root(m, k, d) + _constant(m, k), r"K \+ 1 times"),
+        ("ex-bound-floor", lambda m, k, d: k * _root(m, k, d) + _constant(m, k), "first root"),
+        ("ex-bound-floor", lambda m, k, d: (k + 1) * _root(m, k, d), "constant"),
+        ("ex-union-cost", 500 * 500 * 30, "logarithm"),
+        ("ex-union-cost", math.log10(500 * 500 * 30), "base 10"),
+        ("ex-union-cost", math.log2(500 * 500 * 30), "base 2"),
+        ("ex-union-cost", math.log(1030), "multiply"),
+        ("ex-union-cost", math.log(500 * 500), "values of epsilon"),
+        ("ex-union-cost", math.log(500 * 30), "two layers"),
+        ("ex-unit-rows", lambda a, b: b / a.norm(dim=1), "multiplied"),
+        ("ex-unit-rows", lambda a, b: b * a.square().sum(1), "squared lengths"),
+        ("ex-unit-rows", lambda a, b: b * a.norm(dim=1).max(), "its own length"),
     ],
 )
 def test_slips_are_named(label, answer, hint):
