@@ -96,6 +96,7 @@ def eigenpairs(
 
     Examples
     --------
+    >>> import torch
     >>> A = Operator.of_matrix(torch.diag(torch.tensor([3.0, 3.0, 1.0, -2.0]).double()))
     >>> found = eigenpairs(A, top=2, bottom=1)
     >>> [round(float(value), 9) for value in found.values], found.converged

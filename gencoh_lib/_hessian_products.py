@@ -50,6 +50,7 @@ def hessian(loss: Tensor, named_parameters: Mapping[str, Tensor]) -> Operator:
 
     Examples
     --------
+    >>> import torch
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> hessian(w[0] ** 2 * w[1], {"w": w})(torch.tensor([1.0, 0.0])).tolist()
     [4.0, 2.0]
@@ -105,6 +106,7 @@ def gauss_newton(loss: Tensor, outputs: Tensor, named_parameters: Mapping[str, T
 
     Examples
     --------
+    >>> import torch
     >>> w = torch.tensor([1.0, 2.0], requires_grad=True)
     >>> outputs = (w[0] * w[1]).reshape(1)
     >>> G = gauss_newton(outputs.square().sum() / 2, outputs, {"w": w})

@@ -152,6 +152,7 @@ def lanczos(
 
     Examples
     --------
+    >>> import torch
     >>> A = Operator.of_matrix(torch.diag(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64)))
     >>> space = lanczos(A, 10, seed=0)
     >>> len(space.basis), space.exhausted, [round(float(v), 9) for v in space.ritz()[0]]

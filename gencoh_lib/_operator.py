@@ -33,6 +33,7 @@ class Operator:
 
     Examples
     --------
+    >>> import torch
     >>> double = Operator(lambda rows: 2 * rows, size=3)
     >>> double(torch.tensor([1.0, 0.0, -1.0], dtype=torch.float64)).tolist()
     [2.0, 0.0, -2.0]

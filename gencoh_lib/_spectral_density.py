@@ -169,6 +169,7 @@ def spectral_density(
 
     Examples
     --------
+    >>> import torch
     >>> A = Operator.of_matrix(torch.diag(torch.arange(1.0, 6.0).double()))
     >>> density = spectral_density(A, probes=4, steps=5)
     >>> round(density.mean_of(lambda nodes: nodes**2).value, 9)  # (1 + 4 + 9 + 16 + 25) / 5
@@ -221,6 +222,7 @@ def trace(operator: Operator, *, probes: int = 16, seed: int = 0) -> MeanEstimat
 
     Examples
     --------
+    >>> import torch
     >>> trace(Operator.of_matrix(torch.diag(torch.tensor([1.0, 2.0, 4.0]))), probes=2).value
     7.0
     """
