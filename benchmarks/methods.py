@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from benchmarks.models import Problem, widened
-from gencoh_lib import per_example
+from gencoh_lib._moments import moments
 
 __all__ = ["METHODS", "Absent", "Found", "Method", "Run", "reference"]
 
@@ -97,7 +97,7 @@ def ours(problem: Problem) -> Run:
     named = dict(problem.model.named_parameters())
 
     def run() -> Found:
-        found = per_example.moments(problem.losses(), named, retain_graph=False)
+        found = moments(problem.losses(), named, retain_graph=False)
         squares = torch.stack(list(found.squares.values())).sum(0)
         return Found(squares, squared_length(found.sums.values()) / len(squares) ** 2)
 

@@ -11,7 +11,7 @@ from contextlib import AbstractContextManager, contextmanager
 import torch
 from torch import Tensor, nn
 
-from gencoh_lib import _distributed, _graph, per_example
+from gencoh_lib import _distributed, _graph, _moments, per_example
 from gencoh_lib._coherence import Coherence, check_confidence, summarise
 from gencoh_lib._vectors import wide
 
@@ -69,7 +69,7 @@ class Accumulator:
             after = "revisit()" if self._inner else "all_reduce()"
             raise ValueError(f"update() after {after}: all batches must be added first")
         self._check(losses)
-        found = per_example.moments(losses, self._parameters, retain_graph=retain_graph)
+        found = _moments.moments(losses, self._parameters, retain_graph=retain_graph)
         for name, total in found.sums.items():
             self._sums[name] = self._sums.get(name, 0) + total.to(found.squares[name].dtype)
             self._squares[name].append(found.squares[name])
@@ -117,7 +117,7 @@ class Accumulator:
     def add_mean_gradient(self) -> None:
         """Add the gradient of the mean of all losses to each ``.grad``."""
         examples = sum(map(len, next(iter(self._squares.values()))))
-        per_example.add_mean_gradient(self._parameters, self._sums, self._routes, examples)
+        _moments.add_mean_gradient(self._parameters, self._sums, self._routes, examples)
 
     def all_reduce(
         self, group: torch.distributed.ProcessGroup | None = None

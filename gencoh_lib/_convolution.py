@@ -25,6 +25,15 @@ class Convolution(Rule):
 
     kinds = ("ConvolutionBackward0",)
 
+    def __init__(self, use: Use, byte_budget: int) -> None:
+        super().__init__(use, byte_budget)
+        node, dimensions = use.node, len(use.output) - 2
+        # one number may stand for all dimensions, as it does where the padding is "valid"
+        self.stride, self.padding, self.dilation = (
+            tuple(saved) * (dimensions // len(saved))
+            for saved in (node._saved_stride, node._saved_padding, node._saved_dilation)
+        )
+
     @classmethod
     def fits(cls, use: Use) -> bool:
         return not use.transposed and use.slot in (1, 2)
@@ -38,11 +47,11 @@ class Convolution(Rule):
         x, b = arrange(self.node._saved_input), flow.rows
         m, t = x.shape[:2]
         if self._by_pairs(t):
-            x = _padded(x[:, 0], self.node._saved_padding)
+            x = _padded(x[:, 0], self.padding)
             return squares_by_pairs(x, b[:, 0].flatten(2).mT, self._pixels, self.byte_budget)
         shape, itemsize = self.use.parameter.shape, x.element_size()
         if self._by_patches(t):
-            x = _padded(x[:, 0], self.node._saved_padding)
+            x = _padded(x[:, 0], self.padding)
             b = b[:, 0].flatten(2)
             size = (shape.numel() + shape[1:].numel() * b.shape[2]) * itemsize
             norms = self.summed_squares(m, size, lambda part: self._patches(x[part]) @ b[part].mT)
@@ -67,9 +76,9 @@ class Convolution(Rule):
             x.flatten(0, 2)[None],
             [n * shape[0], *shape[1:]],
             b.flatten(0, 2)[None],
-            self.node._saved_stride,
-            self.node._saved_padding,
-            self.node._saved_dilation,
+            self.stride,
+            self.padding,
+            self.dilation,
             n * self.node._saved_groups,
         )
         return total(formed.view(*x.shape[:2], *shape))
@@ -79,9 +88,8 @@ class Convolution(Rule):
         kernel, out = self.use.parameter.shape[2:], self.use.output[2:]
         x = x.contiguous()
         first, channel, *steps = x.stride()
-        dilation, stride = self.node._saved_dilation, self.node._saved_stride
-        within = (step * d for step, d in zip(steps, dilation, strict=True))
-        between = (step * s for step, s in zip(steps, stride, strict=True))
+        within = (step * d for step, d in zip(steps, self.dilation, strict=True))
+        between = (step * s for step, s in zip(steps, self.stride, strict=True))
         patches = x.as_strided(
             (*x.shape[:2], *kernel, *out), (first, channel, *within, *between), x.storage_offset()
         )
@@ -93,11 +101,11 @@ class Convolution(Rule):
         pixels = x.flatten(2)
         products = (pixels.mT @ pixels).view(len(x), *size, *size)
         patches = torch.zeros((), dtype=x.dtype, device=x.device)
-        kernel, dilation = self.use.parameter.shape[2:], self.node._saved_dilation
+        kernel = self.use.parameter.shape[2:]
         for offset in torch.cartesian_prod(*map(torch.arange, kernel)).view(-1, len(out)).tolist():
             window = tuple(
                 slice(o * d, o * d + (n - 1) * s + 1, s)
-                for o, d, n, s in zip(offset, dilation, out, self.node._saved_stride, strict=True)
+                for o, d, n, s in zip(offset, self.dilation, out, self.stride, strict=True)
             )
             patches = patches + products[(slice(None), *window, *window)]
         return patches.reshape(len(x), out.numel(), -1)
@@ -109,7 +117,7 @@ class Convolution(Rule):
         if applications > 1 or self.node._saved_transposed or self.node._saved_groups > 1:
             return False
         p, c, *kernel = self.use.parameter.shape
-        sizes = zip(self.node._saved_input.shape[2:], self.node._saved_padding, strict=True)
+        sizes = zip(self.node._saved_input.shape[2:], self.padding, strict=True)
         pixels = math.prod(size + 2 * padding for size, padding in sizes)
         positions, window = math.prod(self.use.output[2:]), math.prod(kernel)
         by_pairs = c * pixels**2 + (p + 8 * window) * positions**2

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import BackwardCFunction
 from torch.nn.modules.batchnorm import _BatchNorm
 
 FREED = (
@@ -44,6 +45,33 @@ def explained() -> Iterator[None]:
         raise
 
 
+@contextmanager
+def untouched(losses: Tensor, named_parameters: Mapping[str, Tensor]) -> Iterator[None]:
+    """Put every ``.grad`` out of reach and back, whatever happens in between.
+
+    A backward pass written by hand may itself call ``backward()`` on parameters that the graph
+    does not show. It fills their ``.grad``, which tells.
+    """
+    leaves = {name: p for name, p in named_parameters.items() if p.is_leaf}
+    kept = {name: p.grad for name, p in leaves.items()}
+    for parameter in leaves.values():
+        parameter.grad = None
+    try:
+        yield
+        hidden = [name for name, p in leaves.items() if p.grad is not None]
+    finally:
+        for name, parameter in leaves.items():
+            parameter.grad = kept[name]
+    if hidden:
+        custom: list[Any] = [n for n in nodes(losses) if isinstance(n, BackwardCFunction)]
+        by = sorted({node.name() for node in custom})
+        raise ValueError(
+            f"parameters {', '.join(map(repr, hidden))} are hidden from the graph: a backward pass "
+            f"written by hand (of {', '.join(by) or 'a hook'}) calls backward() on them by itself. "
+            "Measure without it, e.g. with checkpoint(..., use_reentrant=False) in its place"
+        )
+
+
 def nodes(losses: Tensor) -> list[Any]:
     """Every node of the graph behind ``losses``, once, each before those it leads to."""
     order: list[Any] = []
@@ -63,10 +91,16 @@ def nodes(losses: Tensor) -> list[Any]:
     return order[::-1]
 
 
+def leaf_of(node: Any) -> Tensor | None:
+    """The leaf whose gradient a node collects; None where it is any other node."""
+    # by its kind, since somebody's own node may have an attribute of the same name
+    return node.variable if type(node).__name__ == "AccumulateGrad" else None
+
+
 def reached(graph: Iterable[Any], named_parameters: Mapping[str, Tensor]) -> set[str]:
     """Names of the parameters that the graph leads to."""
     graph = set(graph)
-    leaves = {id(v) for node in graph if (v := getattr(node, "variable", None)) is not None}
+    leaves = {id(leaf) for node in graph if (leaf := leaf_of(node)) is not None}
     return {n for n, p in named_parameters.items() if id(p) in leaves or p.grad_fn in graph}
 
 
@@ -168,6 +202,7 @@ def refuse_what_hides(
     * Batch norm by the statistics of the batch: the loss of one example depends on all others.
       The graph tells, whatever mode the model is in by now; only a compiled graph does not, and
       there the modules have to.
+    * An embedding that divides its gradient by how often a row occurs in the whole batch.
     * Reentrant activation checkpointing: the parameters inside are not in the graph at all.
     * A graph that leads to none of the parameters, which then are those of another model.
     """
@@ -185,9 +220,15 @@ def refuse_what_hides(
         if kind.startswith("CompiledFunction") and by_batch:
             _refuse_batch_norm(by_batch)
         if "BatchNorm" in kind and _uses_the_batch(node):
-            inputs = (getattr(child, "variable", None) for child, _ in node.next_functions)
-            named = {owners[id(p)].rpartition(".")[0] for p in inputs if id(p) in owners}
+            named = {name.rpartition(".")[0] for name in _inputs(node, owners)}
             _refuse_batch_norm(sorted(named) or by_batch)
+        if "Embedding" in kind and getattr(node, "_saved_scale_grad_by_freq", False):
+            where = ", ".join(map(repr, _inputs(node, owners))) or "that is not among those given"
+            raise ValueError(
+                f"the embedding with parameter {where} has scale_grad_by_freq=True: its gradient "
+                "depends on how often a row occurs in the whole batch, so an example has none of "
+                "its own. Set scale_grad_by_freq=False before computing the losses"
+            )
     if not reached(graph, named_parameters):
         raise ValueError(
             "losses depend on none of the given parameters: they belong to another graph, e.g. to "
@@ -204,6 +245,12 @@ def refuse_checkpoints(graph: Iterable[Any]) -> None:
         )
 
 
+def _inputs(node: Any, owners: Mapping[int, str]) -> list[str]:
+    """Names of the parameters that a node takes as they are."""
+    inputs = (id(leaf_of(child)) for child, _ in node.next_functions)
+    return [owners[key] for key in inputs if key in owners]
+
+
 def _uses_the_batch(node: Any) -> bool:
     """Whether a batch-norm node normalised by statistics that several examples share."""
     with explained():
@@ -214,7 +261,7 @@ def _uses_the_batch(node: Any) -> bool:
     # the gradient: reading the saved input could run a checkpointed forward pass again.)
     shape = node._input_metadata[0].shape
     weight = node.next_functions[1][0] if len(node.next_functions) > 1 else None
-    return shape[0] != 1 or (weight is not None and hasattr(weight, "variable"))
+    return shape[0] != 1 or leaf_of(weight) is not None
 
 
 def _refuse_batch_norm(layers: list[str]) -> None:

@@ -22,6 +22,7 @@ from torch.autograd.graph import GradientEdge
 
 from gencoh_lib._axes import example_strides
 from gencoh_lib._convolution import Convolution
+from gencoh_lib._graph import leaf_of
 from gencoh_lib._norm_rules import ChannelNorm, LayerNorm
 from gencoh_lib._rules import Copies, Elementwise, Embedding, Linear, Rule, Use, widened
 
@@ -151,12 +152,10 @@ def _idle(graph: Sequence[Any], watched: Set[Any], asked: Iterable[Tensor]) -> l
     """
     wanted, runs, left_out = {id(parameter) for parameter in asked}, set(), []
     for node in reversed(graph):
-        if hasattr(node, "variable"):
+        if leaf_of(node) is not None:
             continue
         children = [child for child, _ in node.next_functions if child is not None]
-        if any(
-            child in runs or id(getattr(child, "variable", None)) in wanted for child in children
-        ):
+        if any(child in runs or id(leaf_of(child)) in wanted for child in children):
             runs.add(node)
         elif node in watched:
             left_out.append(node)
@@ -165,26 +164,41 @@ def _idle(graph: Sequence[Any], watched: Set[Any], asked: Iterable[Tensor]) -> l
 
 
 def _uses(graph: Iterable[Any], named_parameters: Mapping[str, Tensor]) -> dict[str, list[Use]]:
-    """Every edge of the graph that leads to a parameter, directly or through a transpose."""
+    """Every edge of the graph that leads to a parameter, directly, transposed or in another dtype.
+
+    A transpose or a copy, as autocast makes, is no use itself; whoever consumes it is.
+    """
     names = {id(parameter): name for name, parameter in named_parameters.items()}
     uses: dict[str, list[Use]] = {}
     for node in graph:
+        if node.name() in _PASSED_ON and id(leaf_of(_behind(node)[0])) in names:
+            continue
         for slot, (child, _) in enumerate(node.next_functions):
-            leaf, transposed = child, False
-            if child is not None and child.name() == "TBackward0":
-                leaf, transposed = child.next_functions[0][0], True
-            parameter = getattr(leaf, "variable", None)
-            name = names.get(id(parameter))
-            # the transpose itself is no use; whoever consumes it is
-            if name is not None and (transposed or node.name() != "TBackward0"):
-                parameter = named_parameters[name]
-                uses.setdefault(name, []).append(Use(node, slot, parameter, transposed))
+            leaf, transposed = _behind(child)
+            name = names.get(id(leaf_of(leaf)))
+            if name is not None:
+                uses.setdefault(name, []).append(
+                    Use(node, slot, named_parameters[name], transposed)
+                )
     return uses
+
+
+_PASSED_ON = {"TBackward0", "ToCopyBackward0"}
+
+
+def _behind(node: Any) -> tuple[Any, bool]:
+    """What a chain of transposes and copies starts from, and whether it is transposed."""
+    transposed = False
+    while node is not None and (kind := node.name()) in _PASSED_ON:
+        transposed ^= kind == "TBackward0"
+        node = node.next_functions[0][0]
+    return node, transposed
 
 
 def _rule(use: Use, byte_budget: int) -> Rule | None:
     """The rule that covers a use; a private attribute that torch has dropped means none."""
-    if use.node._input_metadata[0].dtype.is_complex:
+    output = use.node._input_metadata[0]
+    if output.dtype.is_complex or output.device != use.parameter.device:
         return None
     if 0 in use.output or not use.parameter.numel():  # no rows, or rows of nothing
         return None
@@ -200,7 +214,7 @@ def _rule(use: Use, byte_budget: int) -> Rule | None:
 def _probe(graph: Sequence[Any], losses: Tensor, rules: Sequence[Rule]) -> list[Layout | None]:
     """The layout at every rule, or None where rows are shared.
 
-    Three passes: with equal weights, and with each of two codes.
+    Three passes: with equal weights, and with each of the two codes.
     """
     codes = _codes(len(losses))
     plain: dict[Rule, Tensor] = {}
@@ -237,19 +251,21 @@ def _each(group: Sequence[Rule], look: Callable[[Rule, Tensor], None]) -> Callab
 
 
 def _codes(m: int) -> Tensor:
-    """[2, m] weights of both signs: no two alike, and no mixture of some like another.
+    """[2, m] weights of both signs, one code to tell whose a row is and one to be sure of it.
 
-    Each code has a cell of its own, so that two are never close, and a random place in it, since
-    on a lattice the mean of two codes is a third.
+    * No two of the first are alike, and no mixture of some is like another. Each has a cell of its
+      own, so that two are never close, and a random place in it, since on a lattice the mean of two
+      is a third. Rows scale by it to rounding, which hides a little of another example.
+    * The second are powers of two. They scale a row to the last digit, so that nothing hides.
     """
     generator = torch.Generator().manual_seed(0)
 
-    def draw(n: int) -> Tensor:
-        return torch.rand(n, generator=generator, dtype=torch.float64, device="cpu")
+    def draw() -> Tensor:
+        return torch.rand(m, generator=generator, dtype=torch.float64, device="cpu")
 
-    cells = torch.stack([draw(m).argsort() for _ in range(2)])
-    place = (cells + 0.25 + 0.5 * draw(2 * m).view(2, m)) / m
-    return (0.5 + 1.5 * place) * (1 - 2 * (draw(2 * m).view(2, m) < 0.5).double())
+    telling = 0.5 + 1.5 * (draw().argsort() + 0.25 + 0.5 * draw()) / m
+    exact = (16 * draw()).floor().exp2()
+    return torch.stack([telling, exact]) * torch.stack([draw() - 0.5, draw() - 0.5]).sign()
 
 
 def _ratios(plain: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
@@ -261,23 +277,22 @@ def _ratios(plain: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _layout(plain: Tensor, marks: Sequence[tuple[Tensor, Tensor]], codes: Tensor) -> Layout | None:
-    """Whose the rows are, if each has scaled by the two codes of one example, to rounding."""
+    """Whose the rows are, if each has scaled by the two codes of one example."""
     if torch.finfo(plain.dtype).bits < 32:  # too coarse to tell
         return None
     m, count = codes.shape[1], len(plain)
     sizes = widened(plain).norm(dim=1)
     codes = codes.to(sizes)
     owner = _nearest(marks[0][0], codes[0])
-    # rounding is relative to the row, or, where it nearly cancels, to the rows of its example
+    # rounding is relative to the row, or, where it nearly cancels, to the rows of its example;
+    # there is none by powers of two, up to what differs from one backward pass to the next
     rows = torch.zeros_like(codes[0]).index_add(0, owner, torch.ones_like(sizes))
     typical = torch.zeros_like(codes[0]).index_add(0, owner, sizes) / rows.clamp(min=1)
-    slack = 256 * torch.finfo(plain.dtype).eps * (sizes + 0.1 * typical[owner])
-    off = [
-        (ratio - code[owner]).abs() * sizes + rest
-        for (ratio, rest), code in zip(marks, codes, strict=True)
-    ]
-    if not bool(torch.stack([amount <= slack for amount in off]).all()):
-        return None
+    eps = torch.finfo(plain.dtype).eps
+    slacks = 256 * eps * (sizes + 0.1 * typical[owner]), 2 * eps * sizes * codes[1, owner].abs()
+    for (ratio, rest), code, slack in zip(marks, codes, slacks, strict=True):
+        if not bool(((ratio - code[owner]).abs() * sizes + rest <= slack).all()):
+            return None
     dead = sizes == 0
     if count % m == 0:
         position = torch.arange(count, device=owner.device)

@@ -33,7 +33,7 @@ Arrange = Callable[[Tensor], Tensor]  # [R, ...] in the order of the graph to [m
 
 @dataclass(frozen=True, eq=False)
 class Use:
-    """One place where a node consumes a parameter, perhaps transposed."""
+    """One place where a node consumes a parameter, perhaps transposed or in another dtype."""
 
     node: Any
     slot: int
@@ -109,7 +109,9 @@ class Rule:
         for start in range(0, examples, step):
             chunk = form(slice(start, min(start + step, examples)))
             parts.append(squares(chunk))
-            added = chunk.sum(0) if len(chunk) > 1 else chunk[0]
+            # half precision would lose what is added one by one
+            dtype = torch.promote_types(chunk.dtype, torch.float32)
+            added = chunk.sum(0, dtype=dtype) if len(chunk) > 1 else chunk[0].to(dtype)
             running = added if running is None else running.add_(added)
         self.sum = running
         return torch.cat(parts)
@@ -216,14 +218,16 @@ class Linear(Rule):
 
 
 class Elementwise(Rule):
-    r"""Trailing dimensions, shifted or scaled: :math:`g = \sum_t b_t` or :math:`\sum_t a_t b_t`."""
+    r"""Shifted or scaled, in any broadcast shape: :math:`g = \sum_t b_t` or :math:`\sum_t a_t b_t`.
+
+    A parameter of shape [channels, 1, 1] is summed over the positions of an application, too.
+    """
 
     kinds = ("AddmmBackward0", "AddBackward0", "MulBackward0")
 
     @classmethod
     def fits(cls, use: Use) -> bool:
-        out, shape = use.output, use.parameter.shape
-        if use.transposed or not len(shape) < len(out) or out[len(out) - len(shape) :] != shape:
+        if use.transposed or len(_core(use.parameter)) >= len(use.output):
             return False
         if use.node.name() == "AddmmBackward0":
             return use.slot == 0 and use.node._saved_beta == 1
@@ -231,19 +235,37 @@ class Elementwise(Rule):
 
     @property
     def row(self) -> tuple[int, ...]:
-        return tuple(self.use.parameter.shape)
+        return tuple(self.use.output[len(self.use.output) - len(_core(self.use.parameter)) :])
 
     def fuses(self, applications: int) -> bool:
         return applications > 1
 
     def norms(self, flow: Flow, arrange: Arrange) -> Tensor:
+        shape = self.use.parameter.shape
+        spread = [
+            dim
+            for dim, (own, size) in enumerate(zip(_core(self.use.parameter), self.row, strict=True))
+            if own != size
+        ]
         if self.node.name() == "MulBackward0":
             other = self.node._saved_other if self.use.slot == 0 else self.node._saved_self
-            return self.squares_of(
-                total(flow.rows * arrange(self.rows(other.expand(self.use.output))))
-            )
-        self.sum = flow.total.sum(0)
-        return flow.squares
+            gradients = total(flow.rows * arrange(self.rows(other.expand(self.use.output))))
+        elif spread:
+            gradients = flow.total
+        else:
+            self.sum = flow.total.sum(0).reshape(shape)
+            return flow.squares
+        if spread:
+            gradients = gradients.sum([dim + 1 for dim in spread])
+        return self.squares_of(gradients.reshape(len(gradients), *shape))
+
+
+def _core(parameter: Tensor) -> torch.Size:
+    """The shape without its leading ones, which broadcasting adds anyway."""
+    shape = parameter.shape
+    while shape and shape[0] == 1:
+        shape = shape[1:]
+    return shape
 
 
 class Copies(Rule):

@@ -20,10 +20,11 @@ from gencoh_lib._graph import (
     explained,
     refuse_not_finite,
     refuse_what_hides,
+    untouched,
     widest,
 )
 
-__all__ = ["backward", "blocks", "examples_within", "flat", "gradients", "gram", "wide"]
+__all__ = ["backward", "every_gradient", "flat", "gradients", "gram", "wide"]
 
 BYTE_BUDGET = 2**27
 _TILE_BYTES = 2**22  # float64 copies that an inner product makes at a time stay in the cache
@@ -70,10 +71,10 @@ def gradients(
     >>> [part["w"].tolist() for part in gradients(x @ w, {"w": w}, chunk=2)]
     [[[3.0, 4.0], [0.0, 2.0]], [[1.0, 1.0]]]
     """
-    parameters = _checked(losses, named_parameters)
+    _checked(losses, named_parameters)
     if not isinstance(chunk, int) or isinstance(chunk, bool) or chunk < 1:
         raise ValueError(f"chunk must be a whole number of examples >= 1, got {chunk!r}")
-    return _named(losses, list(named_parameters), parameters, chunk)
+    return _named(losses, named_parameters, chunk)
 
 
 def gram(
@@ -137,18 +138,19 @@ def gram(
     m, half = len(losses), int(byte_budget) // 2
     one = sum(parameter.numel() * parameter.element_size() for parameter in parameters)
     block = max(1, half // max(1, one))
-    step = examples_within(losses, parameters, half)
+    step = _examples_within(losses, parameters, half)
     found = torch.zeros(m, m, dtype=wide(losses), device=losses.device)
-    for start in range(0, m, block):
-        stop = min(start + block, m)
-        held = [p.new_empty(stop - start, p.numel(), requires_grad=False) for p in parameters]
-        for first, chunk in blocks(losses, parameters, min(step, stop - start), start, stop):
-            for rows, part in zip(held, chunk, strict=True):
-                rows[first - start : first - start + len(part)] = flat(part)
-        found[start:stop, start:stop] = _inner(held, held)
-        for first, chunk in blocks(losses, parameters, step, stop, m):
-            later = [flat(part) for part in chunk]
-            found[start:stop, first : first + len(later[0])] = _inner(held, later)
+    with untouched(losses, named_parameters):
+        for start in range(0, m, block):
+            stop = min(start + block, m)
+            held = [p.new_empty(stop - start, p.numel(), requires_grad=False) for p in parameters]
+            for first, chunk in _blocks(losses, parameters, min(step, stop - start), start, stop):
+                for rows, part in zip(held, chunk, strict=True):
+                    rows[first - start : first - start + len(part)] = flat(part)
+            found[start:stop, start:stop] = _inner(held, held)
+            for first, chunk in _blocks(losses, parameters, step, stop, m):
+                later = [flat(part) for part in chunk]
+                found[start:stop, first : first + len(later[0])] = _inner(held, later)
     refuse_not_finite(found.diagonal(), "the squared norms of the gradients")
     return found.triu() + found.triu(1).T
 
@@ -163,7 +165,7 @@ def wide(like: Tensor) -> torch.dtype:
     return torch.float32 if like.device.type == "mps" else torch.float64
 
 
-def examples_within(losses: Tensor, parameters: list[Tensor], byte_budget: int) -> int:
+def _examples_within(losses: Tensor, parameters: list[Tensor], byte_budget: int) -> int:
     """How many seeds a backward pass may carry; at least one.
 
     Every seed runs through the whole batch, so beside the parameters' gradients it holds a few
@@ -173,7 +175,7 @@ def examples_within(losses: Tensor, parameters: list[Tensor], byte_budget: int) 
     return max(1, int(byte_budget) // (held * losses.element_size()))
 
 
-def blocks(
+def _blocks(
     losses: Tensor, parameters: list[Tensor], step: int, start: int = 0, stop: int | None = None
 ) -> Iterator[tuple[int, tuple[Tensor, ...]]]:
     """Gradients of up to ``step`` consecutive examples, and the index of the first of them."""
@@ -187,6 +189,14 @@ def blocks(
             rows = [backward(losses, parameters, seed) for seed in seeds]
             found = tuple(torch.stack(row) for row in zip(*rows, strict=True))
         yield first, found
+
+
+def every_gradient(
+    losses: Tensor, parameters: list[Tensor], byte_budget: int
+) -> Iterator[tuple[Tensor, ...]]:
+    """Gradients of consecutive examples, each [c, *parameter shape], c as the budget allows."""
+    step = _examples_within(losses, parameters, byte_budget)
+    return (rows for _, rows in _blocks(losses, parameters, step))
 
 
 def backward(
@@ -215,15 +225,18 @@ def _checked(losses: Tensor, named_parameters: Mapping[str, Tensor]) -> list[Ten
 
 
 def _named(
-    losses: Tensor, names: list[str], parameters: list[Tensor], chunk: int
+    losses: Tensor, named_parameters: Mapping[str, Tensor], chunk: int
 ) -> Iterator[dict[str, Tensor]]:
     lengths = torch.zeros(len(losses), dtype=wide(losses), device=losses.device)
-    for first, found in blocks(losses, parameters, chunk):
-        for name, part in zip(names, found, strict=True):
+    steps = _blocks(losses, list(named_parameters.values()), chunk)
+    for _ in range(0, len(losses), chunk):
+        with untouched(losses, named_parameters):  # not while the caller has the gradients
+            first, found = next(steps)
+        for name, part in zip(named_parameters, found, strict=True):
             own = lengths[first : first + len(part)]
             own[:] = torch.linalg.vector_norm(flat(part), dim=1, dtype=own.dtype)
             refuse_not_finite(lengths, f"the gradients by {name!r}")
-        yield dict(zip(names, found, strict=True))
+        yield dict(zip(named_parameters, found, strict=True))
 
 
 def _inner(left: list[Tensor], right: list[Tensor]) -> Tensor:

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from gencoh_lib import _graph, _vectors, per_example
+from gencoh_lib import _graph, _moments, _vectors, per_example
 
 B = 6
 
@@ -198,7 +198,7 @@ def test_the_byte_budget_changes_nothing_but_the_chunks(m, width, budget, seed):
 def test_a_small_budget_takes_one_example_at_a_time(monkeypatch):
     x, y = batch((4,))
     model = build(used_twice, x)
-    monkeypatch.setattr(per_example, "_by_rules", lambda *_: ({}, {}))
+    monkeypatch.setattr(_moments, "_by_rules", lambda *_: ({}, {}))
     rows: list[int] = []
     original = _vectors.backward
 
@@ -445,6 +445,68 @@ def test_a_compiled_graph_is_refused_when_the_modules_use_batch_statistics():
     named = dict(model.named_parameters())
     with pytest.raises(ValueError, match="batch-norm layer '1'"):
         _graph.refuse_what_hides(losses, named, model.named_modules())
+
+
+class CallsBackward(torch.autograd.Function):
+    """Runs a module without the graph, as reversible networks do, and backward() by itself."""
+
+    @staticmethod
+    def forward(ctx, x, module):
+        ctx.module, ctx.x = module, x
+        with torch.no_grad():
+            return module(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        with torch.enable_grad():
+            x = ctx.x.detach().requires_grad_()
+            torch.autograd.backward(ctx.module(x), gradient)
+        return x.grad, None
+
+
+@pytest.mark.parametrize(
+    "measure",
+    [
+        per_example.squared_norms,
+        per_example.gram,
+        lambda losses, named: list(per_example.gradients(losses, named)),
+        lambda losses, named: per_example.directional_derivatives(losses, named, named),
+    ],
+)
+def test_parameters_that_a_backward_pass_hides_are_refused_and_keep_their_gradients(measure):
+    model = nn.ModuleDict({"first": nn.Linear(4, 4), "hidden": nn.Linear(4, 4)})
+    x = torch.randn(B, 4, generator=torch.Generator().manual_seed(0))
+    losses = CallsBackward.apply(torch.tanh(model["first"](x)), model["hidden"]).square().sum(1)
+    named = dict(model.named_parameters())
+    kept = {name: torch.ones_like(p) for name, p in named.items() if name != "hidden.bias"}
+    for name, gradient in kept.items():
+        named[name].grad = gradient
+    with pytest.raises(ValueError, match=r"'hidden\.weight', 'hidden\.bias' are hidden.*CallsBac"):
+        measure(losses, named)
+    for name, parameter in named.items():
+        assert parameter.grad is kept.get(name)
+    assert all(bool((gradient == 1).all()) for gradient in kept.values())
+
+
+@pytest.mark.parametrize("accumulate", [True, False])
+def test_after_an_exception_the_gradients_are_what_they_were(accumulate):
+    w, other = (torch.ones(2, requires_grad=True) for _ in range(2))
+    kept = w.grad = torch.tensor([3.0, 4.0])
+    losses = (torch.eye(2) @ (w - 1)).square().sqrt() + torch.eye(2) @ other
+    with pytest.raises(ValueError, match="gradients by 'w' hold NaN"):
+        per_example.squared_norms(losses, {"w": w, "o": other}, accumulate_grad=accumulate)
+    assert w.grad is kept
+    assert kept.tolist() == [3.0, 4.0]
+    assert other.grad is None
+
+
+@pytest.mark.parametrize("bag", [False, True])
+def test_an_embedding_that_counts_over_the_batch_is_refused(bag):
+    kind = nn.EmbeddingBag if bag else nn.Embedding
+    model = nn.ModuleDict({"table": kind(5, 3, scale_grad_by_freq=True)})
+    losses = model["table"](torch.tensor([[0, 1], [1, 1]])).square().flatten(1).sum(1)
+    with pytest.raises(ValueError, match=r"'table\.weight'.*scale_grad_by_freq.*Set scale_grad"):
+        per_example.squared_norms(losses, dict(model.named_parameters()))
 
 
 class CutsAPart(Cube):

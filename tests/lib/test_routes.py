@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from gencoh_lib import _ownership, per_example
+from gencoh_lib import _moments, _ownership, per_example
 from gencoh_lib._convolution import Convolution
 
 B = 6
@@ -182,7 +182,7 @@ def loop(model: nn.Module, x: Tensor, y: Tensor, rows: list[int], weights: Tenso
 
 def measured(model, x, y, order):
     losses, rows, weights = ORDERS[order](F.cross_entropy(model(x), y, reduction="none"))
-    result = per_example.moments(losses, dict(model.named_parameters()))
+    result = _moments.moments(losses, dict(model.named_parameters()))
     return result, rows, weights
 
 
@@ -221,7 +221,7 @@ def test_ordinary_layers_take_the_fast_route_and_reused_weights_the_general_one(
     model = build("sequence", ["linear", "layer norm", "attention", "twice", "made weights"], 0)
     x, y = torch.randn(B, 5, WIDTH, generator=torch.Generator().manual_seed(0)), torch.arange(B) % 3
     losses = F.cross_entropy(model(x), y, reduction="none")
-    routes = per_example.moments(losses, dict(model.named_parameters())).routes
+    routes = _moments.moments(losses, dict(model.named_parameters())).routes
     slow = {name for name, route in routes.items() if route == "general"}
     assert slow == {"3.inner.weight", "3.inner.bias", "4.u", "4.v"}
     assert set(routes.values()) == {"rule", "general"}
@@ -233,7 +233,7 @@ def test_every_image_layer_that_has_a_rule_uses_it():
         model = build("image", [name, "pool"], 0)  # after a mean, a scale would have no gradient
         x = torch.randn(B, WIDTH, 6, 6, generator=torch.Generator().manual_seed(0))
         losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
-        routes = per_example.moments(losses, dict(model.named_parameters())).routes
+        routes = _moments.moments(losses, dict(model.named_parameters())).routes
         assert set(routes.values()) == {"rule"}, (name, routes)
 
 
@@ -252,7 +252,7 @@ def test_convolutions_in_every_dimension_by_patches_and_by_pixels(dimensions, po
     y = torch.arange(B) % 3
     model(x)
     losses = F.cross_entropy(model(x), y, reduction="none")
-    result = per_example.moments(losses, dict(model.named_parameters()))
+    result = _moments.moments(losses, dict(model.named_parameters()))
     truth = loop(model, x, y, list(range(B)), torch.ones(B))
     torch.testing.assert_close(sum(result.squares.values()), truth, rtol=1e-11, atol=0)
     assert set(result.routes.values()) == {"rule"}
@@ -268,7 +268,7 @@ def test_all_ways_of_a_convolution_give_the_same(dimensions, way, dtype, monkeyp
     pairs, patches = WAYS[way]
     monkeypatch.setattr(Convolution, "_by_pairs", lambda self, applications: pairs)
     monkeypatch.setattr(Convolution, "_by_patches", lambda self, applications: patches)
-    monkeypatch.setattr(per_example, "CACHE_BYTES", 1000)  # several chunks
+    monkeypatch.setattr(_moments, "CACHE_BYTES", 1000)  # several chunks
     conv = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dimensions - 1]
     generator = torch.Generator().manual_seed(0)
     size = [7, 6, 5][:dimensions]
@@ -280,7 +280,7 @@ def test_all_ways_of_a_convolution_give_the_same(dimensions, way, dtype, monkeyp
         parameter.data = torch.randn(parameter.shape, generator=generator)
     x = torch.randn(B, 2, *size, generator=generator)
     want = model.double()(x.double()).square().sum(1)
-    truth = per_example.moments(want, dict(model.named_parameters()))
+    truth = _moments.moments(want, dict(model.named_parameters()))
     rows = [torch.autograd.grad(one, list(model.parameters()), retain_graph=True) for one in want]
     for k, (name, squares) in enumerate(truth.squares.items()):
         each = torch.stack([row[k] for row in rows])
@@ -288,7 +288,7 @@ def test_all_ways_of_a_convolution_give_the_same(dimensions, way, dtype, monkeyp
         torch.testing.assert_close(truth.sums[name], each.sum(0), rtol=1e-11, atol=1e-11)
     model.to(dtype)
     losses = model(x.to(dtype)).square().sum(1)
-    found = per_example.moments(losses, dict(model.named_parameters()))
+    found = _moments.moments(losses, dict(model.named_parameters()))
     rtol = 1e-12 if dtype == torch.float64 else 1e-5
     for name, squares in found.squares.items():
         torch.testing.assert_close(squares, truth.squares[name], rtol=rtol, atol=0)
@@ -326,12 +326,12 @@ class SharesALittle(nn.Module):
         return self.last(h + self.amount * h.roll(1, 0))
 
 
-@pytest.mark.parametrize("amount", [1.0, 0.1, 1e-3])
+@pytest.mark.parametrize("amount", [1.0, 0.1, 1e-3, 1e-6])
 def test_examples_that_mix_by_hand_take_the_general_route(amount):
     model = SharesALittle(amount)
     x = torch.randn(B, 4, generator=torch.Generator().manual_seed(0))
     losses = F.cross_entropy(model(x), torch.arange(B) % 3, reduction="none")
-    routes = per_example.moments(losses, dict(model.named_parameters())).routes
+    routes = _moments.moments(losses, dict(model.named_parameters())).routes
     assert routes["first.weight"] == routes["first.bias"] == "general"
     assert routes["last.weight"] == "rule"
 
@@ -391,7 +391,7 @@ def test_what_cannot_be_proved_is_probed_and_only_that(monkeypatch):
 
 def agree(losses, named):
     """Each parameter against one backward pass a loss, in float64."""
-    result = per_example.moments(losses, named)
+    result = _moments.moments(losses, named)
     rows = [
         torch.autograd.grad(one, list(named.values()), retain_graph=True, allow_unused=True)
         for one in losses
@@ -569,10 +569,13 @@ def test_two_examples_that_change_places_are_not_taken_for_each_other(dtype):
 def test_codes_are_apart_and_of_both_signs(m):
     codes = _ownership._codes(m)
     assert codes.shape == (2, m)
-    assert bool((codes.abs() >= 0.5).all() and (codes.abs() <= 2).all())
-    gaps = codes.sort(1).values.diff(dim=1)
+    telling, exact = codes
+    assert bool((telling.abs() >= 0.5).all() and (telling.abs() <= 2).all())
+    gaps = telling.sort().values.diff()
     assert m == 1 or float(gaps.min()) > 0.7 / m
     assert m < 7 or bool((codes > 0).any(1).all() and (codes < 0).any(1).all())
+    assert bool((torch.frexp(exact.abs()).mantissa == 0.5).all())  # powers of two
+    assert bool((exact.abs() >= 1).all() and (exact.abs() < 2**16).all())
 
 
 def test_a_little_of_a_large_neighbour_is_seen_in_a_small_example():
@@ -584,10 +587,25 @@ def test_a_little_of_a_large_neighbour_is_seen_in_a_small_example():
     weights = torch.ones(8)
     weights[3] = 1e-6
     losses = last(h + 1e-6 * h.roll(1, 0)).square().sum(1) * weights
-    result = per_example.moments(losses, {"w": first.weight})
+    result = _moments.moments(losses, {"w": first.weight})
     rows = [torch.autograd.grad(one, first.weight, retain_graph=True)[0] for one in losses]
     want = torch.stack([row.double().square().sum() for row in rows])
     torch.testing.assert_close(result.squares["w"], want, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("amount", [1e-4, 1e-5, 1e-6, 1e-7])
+def test_a_trace_of_a_neighbour_is_seen_in_float32(amount):
+    # less than the rounding of a backward pass, and more than the result may be off
+    generator = torch.Generator().manual_seed(0)
+    first, last = nn.Linear(8, 8), nn.Linear(8, 3)
+    for parameter in (*first.parameters(), *last.parameters()):
+        parameter.data = torch.randn(parameter.shape, generator=generator)
+    h = torch.tanh(first(torch.randn(64, 8, generator=generator)))
+    losses = last(h + amount * h.roll(1, 0)).square().sum(1)
+    found = per_example.squared_norms(losses, {"w": first.weight})["w"]
+    rows = [torch.autograd.grad(one, first.weight, retain_graph=True)[0] for one in losses]
+    want = torch.stack([row.double().square().sum() for row in rows])
+    torch.testing.assert_close(found, want, rtol=1e-6, atol=0)
 
 
 def test_a_very_uneven_share_of_rows_goes_the_general_way():
@@ -718,6 +736,93 @@ def test_the_mean_gradient_is_added_to_a_sparse_one():
     found = table.weight.grad - before
     (want,) = torch.autograd.grad(losses.mean(), table.weight)
     torch.testing.assert_close(found, want.to_dense())
+
+
+@pytest.mark.parametrize("dimensions", [1, 2, 3])
+def test_a_convolution_may_give_one_number_for_all_dimensions(dimensions):
+    # this is how autograd keeps padding="valid"
+    conv = (F.conv1d, F.conv2d, F.conv3d)[dimensions - 1]
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(B, 2, *[6] * dimensions, generator=generator, dtype=torch.float64)
+    w = torch.randn(3, 2, *[2] * dimensions, generator=generator, dtype=torch.float64)
+    w.requires_grad_()
+    for options in ({"padding": "valid"}, {"padding": (1,)}, {"stride": (2,)}, {"dilation": (2,)}):
+        losses = torch.tanh(conv(x, w, **options)).flatten(1).sum(1)
+        assert agree(losses, {"w": w}).routes["w"] == "rule"
+
+
+BROADCAST = {  # the shape of a parameter, and of what it is added to or multiplied with
+    "positions": ((1, 5, 4), (B, 5, 4)),
+    "channels": ((4, 1, 1), (B, 4, 3, 3)),
+    "channels, all written out": ((1, 4, 1, 1), (B, 4, 3, 3)),
+    "one a position": ((5, 1), (B, 5, 4)),
+    "wider than the input": ((1, 5, 4), (B, 5, 1)),
+    "a number": ((1,), (B, 4)),
+    "a number in three brackets": ((1, 1, 1), (B, 5, 4)),
+}
+
+
+@pytest.mark.parametrize("name", BROADCAST)
+def test_a_parameter_that_is_broadcast_has_a_rule(name):
+    own, shape = BROADCAST[name]
+    generator = torch.Generator().manual_seed(0)
+    shift, scale = (
+        torch.randn(own, generator=generator, dtype=torch.float64).requires_grad_() for _ in "ab"
+    )
+    x = torch.randn(shape, generator=generator, dtype=torch.float64)
+    losses = torch.tanh(scale * torch.sin(x + shift)).flatten(1).sum(1)
+    assert set(agree(losses, {"a": shift, "b": scale}).routes.values()) == {"rule"}
+
+
+def test_under_autocast_the_rules_look_through_the_copies_of_the_weights():
+    generator = torch.Generator().manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv1d(3, 8, 3), nn.GELU(), nn.Flatten(2), nn.Linear(6, 8), nn.Tanh(), nn.Flatten(),
+        nn.Linear(64, 3),
+    )  # fmt: skip
+    for parameter in model.parameters():
+        parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
+    x, y = torch.randn(B, 3, 8, generator=generator), torch.arange(B) % 3
+    with torch.autocast("cpu", torch.bfloat16):
+        losses = F.cross_entropy(model(x), y, reduction="none")
+    named = dict(model.named_parameters())
+    result = _moments.moments(losses, named)
+    assert set(result.routes.values()) == {"rule"}
+    for name, parameter in named.items():
+        rows = [torch.autograd.grad(one, parameter, retain_graph=True)[0] for one in losses]
+        want = torch.stack([row.double().square().sum() for row in rows])
+        torch.testing.assert_close(result.squares[name], want, rtol=2e-2, atol=0)
+        torch.testing.assert_close(result.sums[name].float(), sum(rows), rtol=3e-2, atol=3e-2)
+
+
+def test_the_summed_gradient_of_many_examples_in_half_precision_does_not_stagnate(monkeypatch):
+    # one example a chunk, all alike: in bfloat16 a running sum stops growing at 256 times its terms
+    monkeypatch.setattr(_moments, "CACHE_BYTES", 1)
+    w = torch.ones(2, 2, dtype=torch.bfloat16, requires_grad=True)
+    x = torch.ones(600, 4, 2, dtype=torch.bfloat16)
+    result = _moments.moments((x @ w).sum((1, 2)), {"w": w})
+    assert result.routes["w"] == "rule"
+    assert result.sums["w"].tolist() == [[2400.0, 2400.0]] * 2
+
+
+class Remembers(torch.autograd.Function):
+    """Keeps a tensor under the name that autograd uses for leaves."""
+
+    @staticmethod
+    def forward(ctx, x, others):
+        (ctx.variable,) = others
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient, None
+
+
+def test_a_function_that_remembers_a_parameter_does_not_use_it():
+    w, idle = (torch.ones(4, dtype=torch.float64, requires_grad=True) for _ in range(2))
+    x = torch.randn(B, 5, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    losses = torch.tanh(x + Remembers.apply(w.exp(), [idle])).sum((1, 2))
+    agree(losses, {"w": w, "idle": idle})
 
 
 def test_a_scalar_that_scales_a_weight_is_measured_by_the_general_route():
