@@ -172,7 +172,10 @@ class _Bundle:
     labels: tuple[tuple[str, ...], ...]
 
 
-def _join(bundles: list[_Bundle]) -> _Bundle:
+def _join(bundles: list[_Bundle], m: int) -> _Bundle:
+    if not bundles:  # a unit that sees nothing but padding
+        nothing = torch.zeros(m, 0, dtype=torch.float64)
+        return _Bundle(nothing, nothing.new_zeros(0), ())
     return _Bundle(
         torch.cat([b.z for b in bundles], dim=1),
         torch.cat([b.w for b in bundles]),
@@ -200,7 +203,7 @@ def _bundles(
         one = torch.ones(1, dtype=torch.float64)
         return [_Bundle(flat[:, j : j + 1], one, ((f"input[{j}]",),)) for j in range(flat.shape[1])]
     if step.kind == "add":
-        return [_join([one, other]) for one, other in zip(*read, strict=True)]
+        return [_join([one, other], len(x)) for one, other in zip(*read, strict=True)]
     (before,) = read
     if step.kind == "reshape":
         return before
@@ -223,7 +226,7 @@ def _arriving(step: Step, unit: int, before: list[_Bundle], m: int) -> _Bundle:
     if bias is not None:
         start = torch.ones(m, 1, dtype=torch.float64)
         found.append(_Bundle(start, bias.reshape(1), ((f"{step.name}.bias", here),)))
-    return _join(found)
+    return _join(found, m)
 
 
 def _edges_into(step: Step, unit: int) -> tuple[list[tuple[int, Tensor]], Tensor | None]:
@@ -265,7 +268,7 @@ def _through_pool(step: Step, before: list[_Bundle], winner: Tensor) -> list[_Bu
                 if q >= 0:
                     b = before[c * places + q]
                     members.append(_Bundle(b.z * (winner[:, c, p] == o)[:, None], b.w, b.labels))
-            found.append(_join(members))
+            found.append(_join(members, len(winner)))
     return found
 
 

@@ -22,6 +22,7 @@ from gencoh_lib._network_graph import (
     Step,
     UnsupportedLayerError,
     apply_weights,
+    check_weights,
     weights_of,
 )
 
@@ -41,7 +42,9 @@ _FUNCTIONS: dict[object, Kind] = {
     torch.flatten: "reshape", "flatten": "reshape",
     operator.add: "add", torch.add: "add", "add": "add", operator.iadd: "add",
 }  # fmt: skip
-_ALLOWED = "Linear, Conv1d, Conv2d, ReLU, MaxPool1d, MaxPool2d, Flatten, Unflatten and sums of them"
+_ALLOWED = (
+    "Allowed are Linear, Conv1d, Conv2d, ReLU, MaxPool1d, MaxPool2d, Flatten, Unflatten and sums"
+)
 
 
 def trace(model: nn.Module, x: Tensor) -> Network:
@@ -68,7 +71,7 @@ def trace(model: nn.Module, x: Tensor) -> Network:
     except Exception as error:
         raise UnsupportedLayerError(
             f"torch.fx cannot trace {type(model).__name__}: {error}. Paths need one graph for all "
-            f"inputs; allowed are {_ALLOWED}"
+            f"inputs. {_ALLOWED}"
         ) from error
     modules = dict(root.named_modules())
     steps: dict[str, Step] = {}
@@ -133,7 +136,8 @@ def _step(
         else f"operation {node.name!r} ({node.op} {getattr(node.target, '__name__', node.target)})"
     )  # fmt: skip
     kind = _kind(node, layer, called)
-    given = node.args if kind == "add" else node.args[:1]
+    given = node.args or tuple(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)
+    given = given if kind == "add" else given[:1]
     if not all(isinstance(argument, fx.Node) for argument in given) or not given:
         raise UnsupportedLayerError(f"{called} takes something that is not the output of a layer")
     sources = [argument for argument in given if isinstance(argument, fx.Node)]
@@ -179,21 +183,30 @@ def _kind(node: fx.Node, layer: nn.Module | None, called: str) -> Kind:
                     raise UnsupportedLayerError(
                         f"{called} overrides {cls.__name__}.forward, so its paths are not known"
                     )
+                if kind in ("linear", "conv"):
+                    check_weights(layer, called)
                 return kind
     elif node.target in _FUNCTIONS:
         kind = _FUNCTIONS[node.target]
-        extra = set(node.kwargs) - {"inplace", "start_dim", "end_dim"}
-        if kind == "add" and (len(node.args) != 2 or extra):
+        extra = set(node.kwargs) - {"input", "other"}
+        if kind == "add" and (len(node.args) + len(node.kwargs) != 2 or extra):
             raise UnsupportedLayerError(f"{called} must add two tensors, without alpha= or out=")
         return kind
-    hint = (
-        "fold it into the layer before it with torch.nn.utils.fusion, in eval mode"
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        else "replace it or leave it out"
-    )
-    raise UnsupportedLayerError(
-        f"{called} is not linear between gates; {hint}. Allowed: {_ALLOWED}"
-    )
+    raise UnsupportedLayerError(f"{called} is not covered; {_remedy(node, layer)}. {_ALLOWED}")
+
+
+def _remedy(node: fx.Node, layer: nn.Module | None) -> str:
+    """What to do about a node that is not covered."""
+    name = getattr(node.target, "__name__", str(node.target))
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return "fold it into the layer before it with torch.nn.utils.fusion, in eval mode"
+    if isinstance(layer, nn.modules.dropout._DropoutNd) or "dropout" in name:
+        return "leave it out: paths are those of one network, and in eval mode it does nothing"
+    if name in ("view", "reshape", "size", "getattr", "unflatten"):
+        return "write flatten(1), or use Flatten and Unflatten layers"
+    if name in ("relu_", "add_"):
+        return "write it without the underscore, so that nothing is changed in place"
+    return "replace it or leave it out"
 
 
 def _shape(
@@ -224,16 +237,26 @@ def _shape(
                 "the one of the examples: channels and positions"
             )
     probe = torch.zeros(1, *before, dtype=torch.float64)
-    with torch.no_grad():
-        if kind in ("linear", "conv"):
-            after = apply_weights(layer, probe, *(weights_of(layer, torch.float64)))
-        elif kind == "reshape":
-            after = probe.flatten(*_flatten_dims(node)) if layer is None else layer(probe)
-        else:
-            after = probe if layer is None or kind != "pool" else layer(probe)
+    try:
+        with torch.no_grad():
+            after = _on_probe(kind, node, layer, probe)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"{called} cannot take units of shape {before}: {error}") from error
     if kind == "reshape" and (after.ndim < 2 or len(after) != 1):
         raise UnsupportedLayerError(f"{called} merges the examples; flatten from start_dim=1")
     return tuple(after.shape[1:])
+
+
+def _on_probe(kind: Kind, node: fx.Node, layer: nn.Module | None, probe: Tensor) -> Tensor:
+    """What a step makes of one example."""
+    after: Tensor = probe
+    if kind in ("linear", "conv"):
+        after = apply_weights(layer, probe, *(weights_of(layer, torch.float64)))
+    elif kind == "reshape" and layer is None:
+        after = probe.flatten(*_flatten_dims(node))
+    elif kind in ("reshape", "pool") and layer is not None:
+        after = layer(probe)
+    return after
 
 
 def _flatten_dims(node: fx.Node) -> tuple[Any, Any]:

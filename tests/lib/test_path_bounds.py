@@ -276,7 +276,7 @@ def test_constants_are_those_of_dense_matrices():
 
 
 def test_constants_refuse_targets_that_do_not_fit():
-    with pytest.raises(ValueError, match="1 columns, the model 3"):
+    with pytest.raises(ValueError, match="1 columns and the model 3"):
         paths.path_constants(network(), (draw(5, 4), draw(5)))
 
 
