@@ -150,7 +150,7 @@ class GapDecomposition:
         right.set(xlabel="eigenvalues, from the largest in size", title="Spectrum and alignment")
         if bool((self.eigenvalues != 0).any()):
             right.set(yscale="log", xscale="log")
-        right.legend(loc="center left")
+        right.legend(loc="center left", fontsize="small")
         return fig
 
     @property

@@ -108,7 +108,8 @@ def path_constants(model: nn.Module, population: Population) -> PathConstants:
     Examples
     --------
     >>> from gencoh_lib import data, models
-    >>> constants = path_constants(models.mlp([64, 4, 10], seed=0), data.load("digits"))
+    >>> digits = data.load("digits").take(range(300))
+    >>> constants = path_constants(models.mlp([64, 4, 10], seed=0), digits)
     >>> constants.label_range, constants.cross_range
     (0.0, 1.0)
     """
