@@ -190,7 +190,7 @@ def gap_decomposition(
     ------
     UnsupportedLayerError
         If a layer is not covered, or the outputs do not see the same paths.
-    ValueError, IndexError
+    TypeError, ValueError, IndexError
         If shapes, masses or positions do not fit.
     FloatingPointError
         If the two sides differ by more than `tolerance`.
@@ -335,7 +335,10 @@ def weights_of_sample(
         p = torch.as_tensor(masses, dtype=torch.float64)
         if p.shape != (atoms,) or not bool((p >= 0).all()) or abs(float(p.sum()) - 1) > 1e-9:
             raise ValueError(f"masses must be {atoms} numbers >= 0 that add up to 1")
-    index = torch.as_tensor(sample if not isinstance(sample, range) else list(sample)).cpu()
+    try:
+        index = torch.as_tensor(list(sample) if isinstance(sample, range) else sample).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"sample must be a list of positions or a mask: {error}") from error
     if index.ndim != 1 or index.is_floating_point() or not len(index):
         raise ValueError(
             "sample must be a list of positions in the population (or a mask), with one at least; "

@@ -38,8 +38,7 @@ class Step:
 
     ``shape`` is that of its units, without the examples, and ``before`` that of what it reads. A
     pool also has its ``windows``, the positions that each window covers: [window size, positions
-    out], -1 for padding. A convolution has its ``edges``, which positions in reach which out:
-    [out, in] of 0 and 1.
+    out], -1 for padding; a convolution likewise its ``edges``: [kernel size, positions out].
     """
 
     name: str

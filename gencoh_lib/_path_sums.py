@@ -234,25 +234,17 @@ def _edges_into(step: Step, unit: int) -> tuple[list[tuple[int, Tensor]], Tensor
     weight, bias = weights_of(step.layer, torch.float64)
     if step.kind == "linear":
         return list(enumerate(weight[unit])), None if bias is None else bias[unit]
-    # The derivative of a unit of a convolution by its inputs is the weight of each edge, and the
-    # edges themselves are where a kernel of ones has one.
     assert step.edges is not None
-    layer = layer_of(step)
-    positions = step.before[1:]
-    size, into = math.prod(positions), int(layer.in_channels)  # type: ignore[arg-type]
-    out = math.prod(step.shape[1:])
-    channel, place = divmod(unit, out)
-    group = channel * int(layer.groups) // step.shape[0]  # type: ignore[arg-type]
-    per_group = into // int(layer.groups)  # type: ignore[arg-type]
-    probe = torch.zeros(1, into, *positions, dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad():
-        y = apply_weights(layer, probe, weight, None).flatten()[unit]
-        (gradient,) = torch.autograd.grad(y, probe)
-    flat = gradient.reshape(into, size)
+    size = math.prod(step.before[1:])
+    channel, place = divmod(unit, math.prod(step.shape[1:]))
+    per_group = weight.shape[1]
+    first = channel * int(layer_of(step).groups) // step.shape[0] * per_group  # type: ignore[arg-type]
+    kernel = weight[channel].flatten(1)
     edges = [
-        (c * size + int(q), flat[c, q])
-        for c in range(group * per_group, (group + 1) * per_group)
-        for q in step.edges[place].nonzero().flatten()
+        ((first + c) * size + q, kernel[c, o])
+        for c in range(per_group)
+        for o, q in enumerate(step.edges[:, place].tolist())
+        if q >= 0
     ]
     return edges, None if bias is None else bias[channel]
 

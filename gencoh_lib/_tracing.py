@@ -6,7 +6,6 @@ The module is only read.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -271,28 +270,38 @@ def _windows(layer: nn.Module | None, called: str, positions: tuple[int, ...]) -
     assert isinstance(layer, nn.MaxPool1d | nn.MaxPool2d)
     if layer.ceil_mode or layer.return_indices:
         raise UnsupportedLayerError(f"{called}: ceil_mode and return_indices are not covered")
-    one_row = isinstance(layer, nn.MaxPool1d)
-    size, stride, padding, dilation = (
-        _pair(value, fill, one_row)
-        for value, fill in (
-            (layer.kernel_size, 1), (layer.stride, 1), (layer.padding, 0), (layer.dilation, 1),
-        )
+    row = isinstance(layer, nn.MaxPool1d)
+    around = _pair(layer.padding, 0, row)
+    return _covered(
+        _pair(layer.kernel_size, 1, row), _pair(layer.stride, 1, row),
+        _pair(layer.dilation, 1, row), (around[1], around[1], around[0], around[0]), positions,
     )  # fmt: skip
-    height, width = (1, *positions) if one_row else positions
-    numbered = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
-    unfolded = F.unfold(numbered, size, dilation=dilation, padding=padding, stride=stride)
-    return unfolded[0].long() - 1
 
 
 def _edges(layer: nn.Module | None, positions: tuple[int, ...]) -> Tensor:
-    """Which positions in reach which out, [out, in]: a kernel of ones, one unit at a time."""
+    """Positions that each place of a kernel reads, [kernel size, positions out]; -1 is padding."""
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    convolve: Any = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
-    count = math.prod(positions)
-    single = torch.eye(count, dtype=torch.float64).reshape(count, 1, *positions)
-    ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
-    reached: Tensor = convolve(single, ones, None, layer.stride, layer.padding, layer.dilation)
-    return reached.flatten(1).T.contiguous()
+    row = isinstance(layer, nn.Conv1d)
+    # What the layer pads with, the last dimension first, also for padding="same".
+    around = (*layer._reversed_padding_repeated_twice, 0, 0)[:4]
+    return _covered(
+        _pair(layer.kernel_size, 1, row), _pair(layer.stride, 1, row),
+        _pair(layer.dilation, 1, row), around, positions,
+    )  # fmt: skip
+
+
+def _covered(
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    around: tuple[int, ...],
+    positions: tuple[int, ...],
+) -> Tensor:
+    """Which positions a sliding window covers: a map of their numbers, unfolded; -1 is padding."""
+    height, width = (1, *positions) if len(positions) == 1 else positions
+    numbers = torch.arange(1.0, height * width + 1, dtype=torch.float64)
+    padded = F.pad(numbers.view(1, 1, height, width), around)
+    return F.unfold(padded, size, dilation=dilation, stride=stride)[0].long() - 1
 
 
 def _pair(value: Any, fill: int, one_row: bool) -> tuple[int, int]:

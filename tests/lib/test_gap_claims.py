@@ -205,8 +205,9 @@ def test_the_trace_of_the_hessian_is_a_sum_of_squared_gradients_and_grows_by_res
 
     def traces():
         blocks = torch.autograd.functional.hessian(loss, tuple(weights.values()))
-        exact = sum(float(b[n].reshape(w.numel(), -1).trace())
-                    for n, (b, w) in enumerate(zip(blocks, weights.values(), strict=True)))  # fmt: skip
+        exact = 0.0
+        for n, (row, w) in enumerate(zip(blocks, weights.values(), strict=True)):
+            exact += float(row[n].reshape(w.numel(), -1).trace())
         squares = [per_example.squared_norms(net(x)[:, k], weights) for k in range(2)]
         return exact, 2 * sum(float(s.mean()) for one in squares for s in one.values())
 
