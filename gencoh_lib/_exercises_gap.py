@@ -37,6 +37,13 @@ def _forward(weights: list[Tensor], change: Callable[[Tensor], Tensor]) -> Tenso
     return h
 
 
+def _after_multiplying(weights: list[Tensor]) -> Tensor:
+    product = weights[0]
+    for w in weights[1:]:
+        product = w @ product
+    return product.square().sum(1)
+
+
 def _path_norm(answer: object) -> Verdict:
     generator = torch.Generator().manual_seed(3)
 
@@ -62,6 +69,8 @@ def _path_norm(answer: object) -> Verdict:
             "That is the norm; the squared norm is asked for.": (
                 lambda weights: _forward(weights, torch.square).sqrt()
             ),
+            "That multiplies the matrices first, which adds up the paths with the same ends "
+            "before they are squared.": _after_multiplying,
         },
     )
 
@@ -100,6 +109,9 @@ def _validation_slack(answer: object) -> Verdict:
             ),
             "That takes a variance of 0, and nothing is known about the variance.": (
                 lambda m, f, d: 2 * rate(m, f, d) / 3
+            ),
+            "That is Hoeffding's inequality: valid, even smaller, but not this proposition.": (
+                lambda m, f, d: math.sqrt(rate(m, f, d) / 2)
             ),
             "The number of candidates is missing: the bound is for all of them at once.": (
                 lambda m, f, d: root(rate(m, 1, d), 0.25)

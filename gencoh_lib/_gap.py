@@ -150,7 +150,7 @@ class GapDecomposition:
         right.set(xlabel="eigenvalues, from the largest in size", title="Spectrum and alignment")
         if bool((self.eigenvalues != 0).any()):
             right.set(yscale="log", xscale="log")
-        right.legend(loc="center left")
+        right.legend(loc="center left", fontsize="small")
         return fig
 
     @property
@@ -190,7 +190,7 @@ def gap_decomposition(
     ------
     UnsupportedLayerError
         If a layer is not covered, or the outputs do not see the same paths.
-    ValueError, IndexError
+    TypeError, ValueError, IndexError
         If shapes, masses or positions do not fit.
     FloatingPointError
         If the two sides differ by more than `tolerance`.
@@ -214,14 +214,10 @@ def gap_decomposition(
     >>> gap_decomposition(line, (x, y), [0]).gap  # E y^2 - 1: only the labels speak
     -0.5
     """
-    x, y = pairs(population)
+    x, labels = pairs(population)
     network = trace(model, x)
     check_outputs(network)
-    if y.shape[1] != network.outputs:
-        raise ValueError(
-            f"the targets have {y.shape[1]} columns and the model {network.outputs} outputs; "
-            "squared loss needs as many of each"
-        )
+    y = targets_for(labels, network.outputs)
     p, drawn, m = weights_of_sample(masses, sample, len(x))
     c = p - drawn / m
     f, gates = evaluate(network, x)
@@ -249,7 +245,8 @@ def gap_decomposition(
         raise FloatingPointError(
             f"the parts add up to {quadratic + linear + c_y:.12g} and the gap is {gap:.12g}: the "
             f"identity holds only to {error:.1e} of the sum of absolute values, not {tolerance:g}. "
-            "Path weights may be so large that rounding shows; look at path_norms()"
+            "Rounding shows where path weights are very large, or inputs (or the constant 1 of "
+            "the biases) of very different size: standardise the inputs, or raise tolerance"
         )
     return GapDecomposition(
         gap=gap,
@@ -291,29 +288,42 @@ def _spectrum(gram: Tensor, c: Tensor, f: Tensor, w2: Tensor) -> tuple[Tensor, T
 
 
 def pairs(population: Population) -> tuple[Tensor, Tensor]:
-    """Inputs, and targets as float64 [N, d_y]; classes become one-hot vectors."""
-    classes = 0
+    """Inputs [N, ...] and targets, classes [N] or real [N, d_y], as they are."""
     if isinstance(population, Dataset):
-        x, y, classes = population.x, population.y, population.classes
-    else:
-        if not (isinstance(population, tuple | list) and len(population) == 2):
-            raise TypeError("population must be a Dataset or a pair (inputs, targets)")
-        x, y = population
-        if not isinstance(x, Tensor) or not isinstance(y, Tensor):
-            raise TypeError("population must hold tensors: inputs [N, ...] and targets")
-    y = y.detach().cpu()
+        return population.x, population.y
+    if not (isinstance(population, tuple | list) and len(population) == 2):
+        raise TypeError("population must be a Dataset or a pair (inputs, targets)")
+    x, y = population
+    if not isinstance(x, Tensor) or not isinstance(y, Tensor):
+        raise TypeError("population must hold tensors: inputs [N, ...] and targets")
     if y.ndim not in (1, 2) or len(y) != len(x):
         raise ValueError(
             f"targets must be [N] or [N, d_y] for N = {len(x)} inputs, got {tuple(y.shape)}"
         )
+    return x, y
+
+
+def targets_for(y: Tensor, outputs: int) -> Tensor:
+    """Targets as float64 [N, d_y] for a model of so many outputs; classes as one-hot vectors."""
+    y = y.detach().cpu()
     if not y.is_floating_point():
         if y.dtype != torch.int64 or y.ndim != 1 or int(y.min()) < 0:
             raise ValueError("targets must be real numbers, or classes 0, 1, ... as int64 [N]")
-        y = F.one_hot(y, classes or -1)
-    y = y.double()
+        if int(y.max()) >= outputs:
+            raise ValueError(
+                f"the targets have class {int(y.max())}, but the model has {outputs} outputs, one "
+                "for each class; real targets must be of a floating-point type"
+            )
+        return F.one_hot(y, outputs).double()
+    y = y.double()[:, None] if y.ndim == 1 else y.double()
     if not bool(y.isfinite().all()):
         raise ValueError("targets hold NaN or infinity")
-    return x, y[:, None] if y.ndim == 1 else y
+    if y.shape[1] != outputs:
+        raise ValueError(
+            f"the targets have {y.shape[1]} columns and the model {outputs} outputs; squared loss "
+            "needs as many of each"
+        )
+    return y
 
 
 def weights_of_sample(
@@ -325,7 +335,10 @@ def weights_of_sample(
         p = torch.as_tensor(masses, dtype=torch.float64)
         if p.shape != (atoms,) or not bool((p >= 0).all()) or abs(float(p.sum()) - 1) > 1e-9:
             raise ValueError(f"masses must be {atoms} numbers >= 0 that add up to 1")
-    index = torch.as_tensor(sample if not isinstance(sample, range) else list(sample)).cpu()
+    try:
+        index = torch.as_tensor(list(sample) if isinstance(sample, range) else sample).cpu()
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise TypeError(f"sample must be a list of positions or a mask: {error}") from error
     if index.ndim != 1 or index.is_floating_point() or not len(index):
         raise ValueError(
             "sample must be a list of positions in the population (or a mask), with one at least; "

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.parametrize import is_parametrized
 
 Kind = Literal["input", "linear", "conv", "relu", "pool", "reshape", "add"]
 
@@ -27,7 +28,7 @@ class UnsupportedLayerError(ValueError):
     ...     paths.path_norms(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), torch.ones(1, 2))
     ... except paths.UnsupportedLayerError as error:
     ...     print(str(error).partition(";")[0])
-    layer '1' (Tanh) is not linear between gates
+    layer '1' (Tanh) is not covered
     """
 
 
@@ -37,8 +38,7 @@ class Step:
 
     ``shape`` is that of its units, without the examples, and ``before`` that of what it reads. A
     pool also has its ``windows``, the positions that each window covers: [window size, positions
-    out], -1 for padding. A convolution has its ``edges``, which positions in reach which out:
-    [out, in] of 0 and 1.
+    out], -1 for padding; a convolution likewise its ``edges``: [kernel size, positions out].
     """
 
     name: str
@@ -93,6 +93,27 @@ def weights_of(
         return layer.weight, layer.bias
     bias = None if layer.bias is None else layer.bias.detach().to("cpu", dtype)
     return layer.weight.detach().to("cpu", dtype), bias
+
+
+def check_weights(layer: nn.Module, called: str) -> None:
+    """Refuse a layer whose weights cannot be read as fixed real numbers."""
+    own = [*layer.parameters(), *layer.buffers()]
+    if any(nn.parameter.is_lazy(tensor) for tensor in own):
+        raise UnsupportedLayerError(f"{called} has no weights yet; call the model once before")
+    # Reading such a weight takes a step of a power iteration, so it would change the model.
+    if layer.training and is_parametrized(layer) and list(layer.buffers()):
+        raise UnsupportedLayerError(
+            f"{called} has weights that may change when they are read, by a parametrisation in "
+            "training mode; call model.eval() first"
+        )
+    for tensor in weights_of(layer):
+        if tensor is None:
+            continue
+        if tensor.is_meta or not tensor.is_floating_point():
+            found = "on the meta device" if tensor.is_meta else f"of type {tensor.dtype}"
+            raise UnsupportedLayerError(f"{called} has weights {found}; paths need real numbers")
+        if not bool(tensor.isfinite().all()):
+            raise ValueError(f"{called} has weights that are NaN or infinite")
 
 
 def apply_weights(
@@ -168,11 +189,8 @@ def evaluate(network: Network, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     if network.gate_layers is not None:
         _, gates = run(network, inputs, dtype=torch.float64, layers=network.gate_layers)
     outputs, gates = run(network, inputs, dtype=torch.float64, gates=gates)
-    parameter = next(network.model.parameters(), None)
-    place = x if parameter is None else x.to(parameter)
-    own = network.model(place).to("cpu", torch.float64)
-    eps = torch.finfo(place.dtype).eps
-    allowed = 1e4 * eps * (1 + float(outputs.abs().max()))
+    own, eps = _own_output(network.model, x)
+    allowed = (1e4 if eps < 1e-6 else 64) * eps * (1 + float(outputs.abs().max()))
     worst = float((own - outputs).abs().max()) if own.shape == outputs.shape else torch.inf
     if not worst <= allowed:
         raise UnsupportedLayerError(
@@ -180,3 +198,24 @@ def evaluate(network: Network, x: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
             "it that its graph does not show, such as a hook or a tensor changed in place"
         )
     return outputs, gates
+
+
+def _own_output(model: nn.Module, x: Tensor) -> tuple[Tensor, float]:
+    """What the model itself returns at a copy of x, in float64, and the precision it works in."""
+    types = {p.dtype for p in model.parameters()} or {x.dtype}
+    if len(types) > 1:
+        raise UnsupportedLayerError(
+            f"the model mixes {' and '.join(sorted(map(str, types)))}; give it one type, such as "
+            "with model.double()"
+        )
+    parameter = next(model.parameters(), x)
+    buffers = [(buffer, buffer.clone()) for buffer in model.buffers()]
+    own = model(x.detach().clone().to(parameter))  # a copy: a model may work in place
+    changed = [(b, before) for b, before in buffers if not torch.equal(b, before)]
+    for buffer, before in changed:
+        buffer.copy_(before)
+    if changed:
+        raise UnsupportedLayerError(
+            "the model changes its own buffers when it is called; call model.eval() first"
+        )
+    return own.to("cpu", torch.float64), torch.finfo(parameter.dtype).eps

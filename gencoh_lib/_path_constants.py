@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from gencoh_lib._dataset import listing
-from gencoh_lib._gap import Population, pairs
+from gencoh_lib._gap import Population, pairs, targets_for
 from gencoh_lib._network_graph import evaluate, layer_of
 from gencoh_lib._path_kernel import check_outputs, kernel
 from gencoh_lib._tracing import trace
@@ -108,15 +108,15 @@ def path_constants(model: nn.Module, population: Population) -> PathConstants:
     Examples
     --------
     >>> from gencoh_lib import data, models
-    >>> constants = path_constants(models.mlp([64, 4, 10], seed=0), data.load("digits"))
+    >>> digits = data.load("digits").take(range(300))
+    >>> constants = path_constants(models.mlp([64, 4, 10], seed=0), digits)
     >>> constants.label_range, constants.cross_range
     (0.0, 1.0)
     """
-    x, y = pairs(population)
+    x, labels = pairs(population)
     network = trace(model, x)
     check_outputs(network)
-    if y.shape[1] != network.outputs:
-        raise ValueError(f"targets have {y.shape[1]} columns, the model {network.outputs} outputs")
+    y = targets_for(labels, network.outputs)
     _, gates = evaluate(network, x)
     rows = x.detach().to("cpu", torch.float64).flatten(1)
     gram = kernel(network, x.detach().to("cpu", torch.float64), gates)

@@ -221,7 +221,7 @@ def _convolved(step: Step, before: list[Term]) -> list[Term]:
         total = before[0].over_channels(channels)
         for term in before[1:]:
             total = total + term.over_channels(channels)
-        base = _with_bias(step, (step.edges @ total.reshape(len(total), -1)).reshape(-1, a, b))
+        base = _with_bias(step, _read_from(total, step.edges))
         term = Term(base, step.shape[0])
         if groups > 1:
             chosen = torch.zeros(step.shape[0], len(base), dtype=torch.float64)
@@ -230,6 +230,20 @@ def _convolved(step: Step, before: list[Term]) -> list[Term]:
             term = term.gated(chosen.expand(a, -1, -1), chosen.expand(b, -1, -1))
         found.append(term)
     return found
+
+
+def _read_from(total: Tensor, edges: Tensor) -> Tensor:
+    """Sum over what each position reads, [p', a, b]."""
+    inside = edges >= 0
+    places = torch.arange(edges.shape[1]).expand_as(edges)
+    matrix = torch.sparse_coo_tensor(
+        torch.stack([places[inside], edges[inside]]),
+        torch.ones(int(inside.sum()), dtype=torch.float64),
+        (edges.shape[1], len(total)),
+        check_invariants=False,
+    )
+    found: Tensor = torch.sparse.mm(matrix, total.reshape(len(total), -1))
+    return found.reshape(-1, *total.shape[1:])
 
 
 def _pooled(

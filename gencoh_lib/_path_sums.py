@@ -172,7 +172,10 @@ class _Bundle:
     labels: tuple[tuple[str, ...], ...]
 
 
-def _join(bundles: list[_Bundle]) -> _Bundle:
+def _join(bundles: list[_Bundle], m: int) -> _Bundle:
+    if not bundles:  # a unit that sees nothing but padding
+        nothing = torch.zeros(m, 0, dtype=torch.float64)
+        return _Bundle(nothing, nothing.new_zeros(0), ())
     return _Bundle(
         torch.cat([b.z for b in bundles], dim=1),
         torch.cat([b.w for b in bundles]),
@@ -200,7 +203,7 @@ def _bundles(
         one = torch.ones(1, dtype=torch.float64)
         return [_Bundle(flat[:, j : j + 1], one, ((f"input[{j}]",),)) for j in range(flat.shape[1])]
     if step.kind == "add":
-        return [_join([one, other]) for one, other in zip(*read, strict=True)]
+        return [_join([one, other], len(x)) for one, other in zip(*read, strict=True)]
     (before,) = read
     if step.kind == "reshape":
         return before
@@ -223,7 +226,7 @@ def _arriving(step: Step, unit: int, before: list[_Bundle], m: int) -> _Bundle:
     if bias is not None:
         start = torch.ones(m, 1, dtype=torch.float64)
         found.append(_Bundle(start, bias.reshape(1), ((f"{step.name}.bias", here),)))
-    return _join(found)
+    return _join(found, m)
 
 
 def _edges_into(step: Step, unit: int) -> tuple[list[tuple[int, Tensor]], Tensor | None]:
@@ -231,25 +234,17 @@ def _edges_into(step: Step, unit: int) -> tuple[list[tuple[int, Tensor]], Tensor
     weight, bias = weights_of(step.layer, torch.float64)
     if step.kind == "linear":
         return list(enumerate(weight[unit])), None if bias is None else bias[unit]
-    # The derivative of a unit of a convolution by its inputs is the weight of each edge, and the
-    # edges themselves are where a kernel of ones has one.
     assert step.edges is not None
-    layer = layer_of(step)
-    positions = step.before[1:]
-    size, into = math.prod(positions), int(layer.in_channels)  # type: ignore[arg-type]
-    out = math.prod(step.shape[1:])
-    channel, place = divmod(unit, out)
-    group = channel * int(layer.groups) // step.shape[0]  # type: ignore[arg-type]
-    per_group = into // int(layer.groups)  # type: ignore[arg-type]
-    probe = torch.zeros(1, into, *positions, dtype=torch.float64, requires_grad=True)
-    with torch.enable_grad():
-        y = apply_weights(layer, probe, weight, None).flatten()[unit]
-        (gradient,) = torch.autograd.grad(y, probe)
-    flat = gradient.reshape(into, size)
+    size = math.prod(step.before[1:])
+    channel, place = divmod(unit, math.prod(step.shape[1:]))
+    per_group = weight.shape[1]
+    first = channel * int(layer_of(step).groups) // step.shape[0] * per_group  # type: ignore[arg-type]
+    kernel = weight[channel].flatten(1)
     edges = [
-        (c * size + int(q), flat[c, q])
-        for c in range(group * per_group, (group + 1) * per_group)
-        for q in step.edges[place].nonzero().flatten()
+        ((first + c) * size + q, kernel[c, o])
+        for c in range(per_group)
+        for o, q in enumerate(step.edges[:, place].tolist())
+        if q >= 0
     ]
     return edges, None if bias is None else bias[channel]
 
@@ -265,7 +260,7 @@ def _through_pool(step: Step, before: list[_Bundle], winner: Tensor) -> list[_Bu
                 if q >= 0:
                     b = before[c * places + q]
                     members.append(_Bundle(b.z * (winner[:, c, p] == o)[:, None], b.w, b.labels))
-            found.append(_join(members))
+            found.append(_join(members, len(winner)))
     return found
 
 

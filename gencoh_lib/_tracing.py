@@ -6,7 +6,6 @@ The module is only read.
 
 from __future__ import annotations
 
-import math
 import operator
 from collections.abc import Mapping
 from typing import Any
@@ -22,6 +21,7 @@ from gencoh_lib._network_graph import (
     Step,
     UnsupportedLayerError,
     apply_weights,
+    check_weights,
     weights_of,
 )
 
@@ -41,7 +41,9 @@ _FUNCTIONS: dict[object, Kind] = {
     torch.flatten: "reshape", "flatten": "reshape",
     operator.add: "add", torch.add: "add", "add": "add", operator.iadd: "add",
 }  # fmt: skip
-_ALLOWED = "Linear, Conv1d, Conv2d, ReLU, MaxPool1d, MaxPool2d, Flatten, Unflatten and sums of them"
+_ALLOWED = (
+    "Allowed are Linear, Conv1d, Conv2d, ReLU, MaxPool1d, MaxPool2d, Flatten, Unflatten and sums"
+)
 
 
 def trace(model: nn.Module, x: Tensor) -> Network:
@@ -68,7 +70,7 @@ def trace(model: nn.Module, x: Tensor) -> Network:
     except Exception as error:
         raise UnsupportedLayerError(
             f"torch.fx cannot trace {type(model).__name__}: {error}. Paths need one graph for all "
-            f"inputs; allowed are {_ALLOWED}"
+            f"inputs. {_ALLOWED}"
         ) from error
     modules = dict(root.named_modules())
     steps: dict[str, Step] = {}
@@ -133,7 +135,8 @@ def _step(
         else f"operation {node.name!r} ({node.op} {getattr(node.target, '__name__', node.target)})"
     )  # fmt: skip
     kind = _kind(node, layer, called)
-    given = node.args if kind == "add" else node.args[:1]
+    given = node.args or tuple(node.kwargs[k] for k in ("input", "other") if k in node.kwargs)
+    given = given if kind == "add" else given[:1]
     if not all(isinstance(argument, fx.Node) for argument in given) or not given:
         raise UnsupportedLayerError(f"{called} takes something that is not the output of a layer")
     sources = [argument for argument in given if isinstance(argument, fx.Node)]
@@ -179,21 +182,30 @@ def _kind(node: fx.Node, layer: nn.Module | None, called: str) -> Kind:
                     raise UnsupportedLayerError(
                         f"{called} overrides {cls.__name__}.forward, so its paths are not known"
                     )
+                if kind in ("linear", "conv"):
+                    check_weights(layer, called)
                 return kind
     elif node.target in _FUNCTIONS:
         kind = _FUNCTIONS[node.target]
-        extra = set(node.kwargs) - {"inplace", "start_dim", "end_dim"}
-        if kind == "add" and (len(node.args) != 2 or extra):
+        extra = set(node.kwargs) - {"input", "other"}
+        if kind == "add" and (len(node.args) + len(node.kwargs) != 2 or extra):
             raise UnsupportedLayerError(f"{called} must add two tensors, without alpha= or out=")
         return kind
-    hint = (
-        "fold it into the layer before it with torch.nn.utils.fusion, in eval mode"
-        if isinstance(layer, nn.modules.batchnorm._BatchNorm)
-        else "replace it or leave it out"
-    )
-    raise UnsupportedLayerError(
-        f"{called} is not linear between gates; {hint}. Allowed: {_ALLOWED}"
-    )
+    raise UnsupportedLayerError(f"{called} is not covered; {_remedy(node, layer)}. {_ALLOWED}")
+
+
+def _remedy(node: fx.Node, layer: nn.Module | None) -> str:
+    """What to do about a node that is not covered."""
+    name = getattr(node.target, "__name__", str(node.target))
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm):
+        return "fold it into the layer before it with torch.nn.utils.fusion, in eval mode"
+    if isinstance(layer, nn.modules.dropout._DropoutNd) or "dropout" in name:
+        return "leave it out: paths are those of one network, and in eval mode it does nothing"
+    if name in ("view", "reshape", "size", "getattr", "unflatten"):
+        return "write flatten(1), or use Flatten and Unflatten layers"
+    if name in ("relu_", "add_"):
+        return "write it without the underscore, so that nothing is changed in place"
+    return "replace it or leave it out"
 
 
 def _shape(
@@ -224,16 +236,26 @@ def _shape(
                 "the one of the examples: channels and positions"
             )
     probe = torch.zeros(1, *before, dtype=torch.float64)
-    with torch.no_grad():
-        if kind in ("linear", "conv"):
-            after = apply_weights(layer, probe, *(weights_of(layer, torch.float64)))
-        elif kind == "reshape":
-            after = probe.flatten(*_flatten_dims(node)) if layer is None else layer(probe)
-        else:
-            after = probe if layer is None or kind != "pool" else layer(probe)
+    try:
+        with torch.no_grad():
+            after = _on_probe(kind, node, layer, probe)
+    except (RuntimeError, ValueError, IndexError) as error:
+        raise ValueError(f"{called} cannot take units of shape {before}: {error}") from error
     if kind == "reshape" and (after.ndim < 2 or len(after) != 1):
         raise UnsupportedLayerError(f"{called} merges the examples; flatten from start_dim=1")
     return tuple(after.shape[1:])
+
+
+def _on_probe(kind: Kind, node: fx.Node, layer: nn.Module | None, probe: Tensor) -> Tensor:
+    """What a step makes of one example."""
+    after: Tensor = probe
+    if kind in ("linear", "conv"):
+        after = apply_weights(layer, probe, *(weights_of(layer, torch.float64)))
+    elif kind == "reshape" and layer is None:
+        after = probe.flatten(*_flatten_dims(node))
+    elif kind in ("reshape", "pool") and layer is not None:
+        after = layer(probe)
+    return after
 
 
 def _flatten_dims(node: fx.Node) -> tuple[Any, Any]:
@@ -248,28 +270,38 @@ def _windows(layer: nn.Module | None, called: str, positions: tuple[int, ...]) -
     assert isinstance(layer, nn.MaxPool1d | nn.MaxPool2d)
     if layer.ceil_mode or layer.return_indices:
         raise UnsupportedLayerError(f"{called}: ceil_mode and return_indices are not covered")
-    one_row = isinstance(layer, nn.MaxPool1d)
-    size, stride, padding, dilation = (
-        _pair(value, fill, one_row)
-        for value, fill in (
-            (layer.kernel_size, 1), (layer.stride, 1), (layer.padding, 0), (layer.dilation, 1),
-        )
+    row = isinstance(layer, nn.MaxPool1d)
+    around = _pair(layer.padding, 0, row)
+    return _covered(
+        _pair(layer.kernel_size, 1, row), _pair(layer.stride, 1, row),
+        _pair(layer.dilation, 1, row), (around[1], around[1], around[0], around[0]), positions,
     )  # fmt: skip
-    height, width = (1, *positions) if one_row else positions
-    numbered = torch.arange(1.0, height * width + 1).view(1, 1, height, width)
-    unfolded = F.unfold(numbered, size, dilation=dilation, padding=padding, stride=stride)
-    return unfolded[0].long() - 1
 
 
 def _edges(layer: nn.Module | None, positions: tuple[int, ...]) -> Tensor:
-    """Which positions in reach which out, [out, in]: a kernel of ones, one unit at a time."""
+    """Positions that each place of a kernel reads, [kernel size, positions out]; -1 is padding."""
     assert isinstance(layer, nn.Conv1d | nn.Conv2d)
-    convolve: Any = F.conv1d if isinstance(layer, nn.Conv1d) else F.conv2d
-    count = math.prod(positions)
-    single = torch.eye(count, dtype=torch.float64).reshape(count, 1, *positions)
-    ones = torch.ones(1, 1, *layer.kernel_size, dtype=torch.float64)
-    reached: Tensor = convolve(single, ones, None, layer.stride, layer.padding, layer.dilation)
-    return reached.flatten(1).T.contiguous()
+    row = isinstance(layer, nn.Conv1d)
+    # What the layer pads with, the last dimension first, also for padding="same".
+    around = (*layer._reversed_padding_repeated_twice, 0, 0)[:4]
+    return _covered(
+        _pair(layer.kernel_size, 1, row), _pair(layer.stride, 1, row),
+        _pair(layer.dilation, 1, row), around, positions,
+    )  # fmt: skip
+
+
+def _covered(
+    size: tuple[int, int],
+    stride: tuple[int, int],
+    dilation: tuple[int, int],
+    around: tuple[int, ...],
+    positions: tuple[int, ...],
+) -> Tensor:
+    """Which positions a sliding window covers: a map of their numbers, unfolded; -1 is padding."""
+    height, width = (1, *positions) if len(positions) == 1 else positions
+    numbers = torch.arange(1.0, height * width + 1, dtype=torch.float64)
+    padded = F.pad(numbers.view(1, 1, height, width), around)
+    return F.unfold(padded, size, dilation=dilation, stride=stride)[0].long() - 1
 
 
 def _pair(value: Any, fill: int, one_row: bool) -> tuple[int, int]:

@@ -5,6 +5,7 @@ The solutions are taken from the pages, so a solution that goes stale fails here
 
 from __future__ import annotations
 
+import functools
 import math
 import re
 from pathlib import Path
@@ -184,7 +185,13 @@ def test_published_code_passes_its_check(label):
         ("ex-path-norm", lambda ws: _forward(ws, lambda w: w) ** 2, "square each weight"),
         ("ex-spectrum-signs", 6, "negative"),
         ("ex-spectrum-signs", 13, "different examples"),
+        (
+            "ex-path-norm",
+            lambda ws: (functools.reduce(lambda p, w: w @ p, ws) ** 2).sum(1),
+            "multiplies",
+        ),
         ("ex-validation-slack", lambda m, f, d: 2 * _rate(m, f, d) / 3, "variance"),
+        ("ex-validation-slack", lambda m, f, d: (_rate(m, f, d) / 2) ** 0.5, "Hoeffding"),
         (
             "ex-validation-slack",
             lambda m, f, d: 2 * _rate(m, f, d) / 3 + (_rate(m, f, d) / 2) ** 0.5,

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from gencoh_lib import bounds, models, paths
+from gencoh_lib import bounds, models, paths, per_example
 
 F64 = torch.float64
 
@@ -193,6 +193,31 @@ def test_rescaling_a_unit_moves_only_the_product_of_frobenius_norms():
         twin.layer1.weight[2] *= -1
         twin.layer2.weight[:, 2] *= -1
     assert float((net(x) - twin(x)).detach().abs().max()) > 1e-2
+
+
+def test_the_trace_of_the_hessian_is_a_sum_of_squared_gradients_and_grows_by_rescaling():
+    net, x, y = dense(2, 3, 2, seed=1), draw(6, 2, seed=1), draw(6, 2, seed=2)
+    weights = dict(net.named_parameters())
+
+    def loss(*values):
+        f = torch.func.functional_call(net, dict(zip(weights, values, strict=True)), (x,))
+        return (f - y).square().sum(1).mean()
+
+    def traces():
+        blocks = torch.autograd.functional.hessian(loss, tuple(weights.values()))
+        exact = 0.0
+        for n, (row, w) in enumerate(zip(blocks, weights.values(), strict=True)):
+            exact += float(row[n].reshape(w.numel(), -1).trace())
+        squares = [per_example.squared_norms(net(x)[:, k], weights) for k in range(2)]
+        return exact, 2 * sum(float(s.mean()) for one in squares for s in one.values())
+
+    exact, by_gradients = traces()
+    assert by_gradients == pytest.approx(exact, rel=1e-12)
+    with torch.no_grad():
+        net.layer1.weight[0] *= 100
+        net.layer2.weight[:, 0] /= 100
+    assert traces()[1] == pytest.approx(traces()[0], rel=1e-12)
+    assert traces()[0] > 50 * exact
 
 
 @pytest.mark.claim("prop-validation", kind="exact")

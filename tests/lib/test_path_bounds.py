@@ -8,6 +8,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -163,6 +164,17 @@ def test_gates_stay_and_each_layer_of_weights_is_linear():
     ]
 
 
+def test_copies_of_a_two_phase_network_have_weights_of_their_own():
+    frozen, x = paths.TwoPhase(network()), draw(9, 4)
+    before = frozen(x).detach()
+    for twin in (copy.deepcopy(frozen), pickle.loads(pickle.dumps(frozen))):
+        assert torch.equal(twin(x), before)
+        with torch.no_grad():
+            twin.weights.layer3.weight.zero_()
+        assert not torch.equal(twin(x), before)
+    assert torch.equal(frozen(x), before)
+
+
 def test_the_identity_holds_for_two_phase_networks():
     frozen, x, y = paths.TwoPhase(network()), draw(9, 4), draw(9, 3, seed=1)
     with torch.no_grad():
@@ -276,7 +288,7 @@ def test_constants_are_those_of_dense_matrices():
 
 
 def test_constants_refuse_targets_that_do_not_fit():
-    with pytest.raises(ValueError, match="1 columns, the model 3"):
+    with pytest.raises(ValueError, match="1 columns and the model 3"):
         paths.path_constants(network(), (draw(5, 4), draw(5)))
 
 
@@ -410,6 +422,21 @@ def test_coverage_of_theorem_9_where_it_is_not_vacuous():
         )
         assert not bound.vacuous
         assert bound.value >= 0.1
+
+
+def test_coverage_of_theorem_9_for_weights_chosen_on_the_sample():
+    # Inputs 1 and -1, labels by a coin: w = 1 and w = -1 both err in half of the cases, and the
+    # one that looks better on the sample is taken. The ramp at margin 2 counts its errors.
+    m, delta = 100_000, 0.1
+    seen = np.random.default_rng(0).binomial(m, 0.5, size=400) / m
+    chosen = np.minimum(seen, 1 - seen)
+    bound = bounds.two_phase_margin(
+        0, feature_norm=1, path_norm=1, margin=2, examples=m, outputs=2, delta=delta
+    )
+    assert (chosen + bound.value >= 0.5).mean() >= 1 - delta
+    # without the complexity, as if the weights had been fixed before, it fails more often
+    alone = chosen + math.sqrt(math.log(1 / 0.9) / (2 * m))
+    assert (alone < 0.5).mean() > 0.1
 
 
 def test_the_complexity_of_theorem_9_is_an_upper_bound_of_the_rademacher_average():

@@ -86,6 +86,28 @@ class Sequence1d(nn.Module):
         return self.out(self.flat(self.pool(F.relu(self.conv(x)))))
 
 
+class Residual(nn.Module):
+    """Biases, a residual sum with the identity, and the input skipping to the output."""
+
+    def __init__(self):
+        super().__init__()
+        self.one, self.two = nn.Linear(3, 4), nn.Linear(4, 4)
+        self.out, self.direct = nn.Linear(4, 1), nn.Linear(3, 1, bias=False)
+        self.double()
+
+    def forward(self, x):
+        h = self.one(x).relu()
+        return self.out(F.relu(self.two(h)) + h) + self.direct(x)
+
+
+def pooled_conv():
+    """A convolution, a maximum over pairs and a fully connected layer, without biases."""
+    return nn.Sequential(
+        nn.Unflatten(1, (1, 8)), nn.Conv1d(1, 2, 3, bias=False), nn.ReLU(), nn.MaxPool1d(2),
+        nn.Flatten(), nn.Linear(6, 2, bias=False),
+    ).double()  # fmt: skip
+
+
 def rearranged():
     """Convolution, flattened and folded into other channels: the general route of the kernel."""
     return nn.Sequential(
@@ -109,6 +131,18 @@ NETWORKS = {
     "convolutional": (Convolutional, (50,)),
     "sequence": (Sequence1d, (1, 6)),
     "rearranged": (rearranged, (6,)),
+    "residual": (Residual, (3,)),
+    "pooled": (pooled_conv, (8,)),
+    "mostly padding": (
+        lambda: nn.Sequential(
+            nn.Unflatten(1, (1, 3)),
+            nn.Conv1d(1, 2, 2, padding=2, bias=False),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(12, 2),
+        ).double(),
+        (3,),
+    ),
     "one output behind a gate": (lambda: nn.Sequential(dense((3, 4, 1)), nn.ReLU()), (3,)),
     "course cnn": (
         lambda: models.cnn((1, 4, 4), channels=(2, 3), classes=2, seed=0, dtype=F64),
@@ -131,6 +165,14 @@ def test_the_output_is_the_sum_over_paths(name):
     listed = paths.path_features(net, x, limit=100_000)
     assert torch.allclose(listed.z @ listed.weights.T, net(x), rtol=0, atol=1e-12)
     assert len(listed.labels) == listed.z.shape[1] == paths.path_norms(net, x).paths
+
+
+def test_paths_are_counted_as_by_hand():
+    # chain: 4 * 6 * 5; residual: 4 units with (3 + 1), again 4 with (4 * 4 + 1) + 4, then + 1 + 3;
+    # pooled: 2 channels, 3 windows of 2 places that see 3 inputs each
+    for name, number in (("dense", 120), ("residual", 4 * 21 + 4), ("pooled", 2 * 3 * 2 * 3)):
+        net, x = network(name)
+        assert paths.path_norms(net, x).paths == number
 
 
 @each_network
@@ -156,14 +198,24 @@ def test_forward_passes_with_changed_weights_give_the_path_norms(name):
 def test_the_identity_holds_and_the_model_comes_back_as_it_was(name):
     net, x = network(name, m=9)
     net.train()
-    before = copy.deepcopy(net.state_dict())
-    y = draw(9, net(x).shape[1], seed=3)
-    masses = torch.distributions.Dirichlet(torch.ones(9, dtype=F64)).sample()
+    hooks = [layer.register_forward_hook(lambda *_: None) for layer in net.children()]
+    before, x_before = copy.deepcopy(net.state_dict()), x.clone()
+    f = net(x).detach()
+    y = draw(9, f.shape[1], seed=3)
+    masses = torch.from_numpy(np.random.default_rng(0).dirichlet(np.ones(9)))
+    random_state = torch.get_rng_state()
     parts = paths.gap_decomposition(net, (x, y), [0, 2, 2, 5, 8], masses=masses, tolerance=1e-10)
     assert parts.identity_error < 1e-12
     assert parts.gap <= parts.bound
+    # each part alone, from outputs: sums of c f^2 and of -2 c y f
+    c = masses - torch.tensor([1, 0, 2, 0, 0, 1, 0, 0, 1], dtype=F64) / 5
+    assert parts.quadratic == pytest.approx(float(c @ f.square().sum(1)), abs=1e-10)
+    assert parts.linear == pytest.approx(-2 * float(c @ (y * f).sum(1)), abs=1e-10)
     assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
-    assert net.training
+    assert torch.equal(x, x_before)
+    assert torch.equal(random_state, torch.get_rng_state())
+    assert all(layer.training for layer in net.modules())
+    assert all(hook.id in hook.hooks_dict_ref() for hook in hooks)
     assert all(p.grad is None for p in net.parameters())
 
 
@@ -258,6 +310,27 @@ def test_every_part_is_that_of_dense_matrices(name):
     assert parts.gap == pytest.approx(float(losses @ (p - drawn / 5)), rel=1e-12)
 
 
+def test_squared_cosines_add_up_to_the_share_in_the_span_of_the_data():
+    net, x = dense((2, 3, 2)), draw(40, 2, seed=1)  # 40 examples span the space of 6 paths
+    parts = paths.gap_decomposition(net, (x, draw(40, 2)), range(10))
+    assert len(parts.eigenvalues) == parts.paths == 6
+    assert torch.allclose(parts.alignment.sum(1), torch.ones(2, dtype=F64), rtol=1e-10)
+    net, x = network("dense")  # 7 examples do not span that of 120
+    parts = paths.gap_decomposition(net, (x, draw(7, 3)), range(3))
+    listed = paths.path_features(net, x)
+    seen = torch.linalg.lstsq(listed.z, net(x).detach(), driver="gelsd").solution
+    share = seen.square().sum(0) / listed.weights.square().sum(1)
+    assert torch.allclose(parts.alignment.sum(1), share, rtol=1e-9)
+    assert float(share.max()) < 1
+
+
+def test_path_space_of_any_size_is_never_written_out():
+    net = models.mlp([100] * 20 + [3], bias=False, seed=0, dtype=F64)
+    parts = paths.gap_decomposition(net, (draw(30, 100), draw(30, 3, seed=1)), range(10))
+    assert parts.paths == pytest.approx(1e40)
+    assert parts.identity_error < 1e-12
+
+
 @settings(max_examples=40, deadline=None, derandomize=True)
 @given(st.integers(0, 10_000), st.integers(0, 3), st.booleans(), st.booleans())
 def test_the_identity_holds_on_random_graphs(seed, depth, skip, bias):
@@ -299,6 +372,14 @@ def test_one_hot_labels_have_no_label_part():
     assert parts.c_y == 0
     mask = torch.arange(60) < 20
     assert paths.gap_decomposition(models.mlp([64, 8, 10], seed=0), digits, mask).gap == parts.gap
+
+
+def test_classes_that_do_not_occur_have_their_output_all_the_same():
+    net, x = network("dense")
+    labels = torch.tensor([0, 1, 0, 1, 0, 1, 0])  # of the three classes the last is missing
+    classes = paths.gap_decomposition(net, (x, labels), range(3))
+    one_hot = paths.gap_decomposition(net, (x, F.one_hot(labels, 3).double()), range(3))
+    assert classes.gap == one_hot.gap
 
 
 def test_unseen_examples_push_up_and_seen_ones_push_down():
@@ -392,6 +473,41 @@ def test_float32_models_are_measured_in_float64():
     assert torch.allclose(outputs.float(), net(x), atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_models_of_half_precision_are_measured_in_float64(dtype):
+    net, x = models.mlp([4, 6, 3], seed=0).to(dtype), draw(5, 4)
+    listed = paths.path_features(net, x)
+    twin = copy.deepcopy(net).double()  # the same weights
+    assert torch.allclose(listed.z @ listed.weights.T, twin(x), atol=1e-14)
+
+
+def test_a_model_that_works_in_place_leaves_the_inputs_as_they_are():
+    for net in (
+        nn.Sequential(nn.ReLU(inplace=True), nn.Linear(3, 2)).double(),
+        lambda_module(add_to_the_input).double(),
+    ):
+        x = draw(5, 3)
+        before = x.clone()
+        listed = paths.path_features(net, x)
+        assert torch.equal(x, before)
+        assert torch.allclose(listed.z @ listed.weights.T, net(x.clone()), atol=1e-14)
+
+
+def add_to_the_input(s, x):
+    x += s.one(x)
+    return s.two(x)
+
+
+def test_arguments_by_name_are_the_same_graph():
+    named = lambda_module(
+        lambda s, x: s.two(input=torch.add(input=F.relu(input=s.one(input=x)), other=x))
+    )
+    plain = lambda_module(lambda s, x: s.two(F.relu(s.one(x)) + x))
+    plain.load_state_dict(named.state_dict())
+    x = draw(5, 3).float()
+    assert torch.equal(paths.path_kernel(named, x), paths.path_kernel(plain, x))
+
+
 def test_in_place_layers_are_taken_where_nothing_else_reads_their_input():
     net = nn.Sequential(nn.Linear(3, 4), nn.ReLU(inplace=True), nn.Linear(4, 2)).double()
     listed = paths.path_features(net, draw(5, 3))
@@ -451,6 +567,25 @@ REFUSED = {
     "batch norm": (nn.Sequential(nn.Linear(3, 2), nn.BatchNorm1d(2)), "fold it into the layer"),
     "nested": (nn.Sequential(nn.Sequential(nn.Linear(3, 2), nn.GELU())), "layer '0.1' (GELU)"),
     "dropout": (nn.Sequential(nn.Dropout(), nn.Linear(3, 2)), "layer '0' (Dropout)"),
+    "dropout, called": (lambda_module(lambda s, x: s.one(F.dropout(x))), "leave it out: paths"),
+    "view": (lambda_module(lambda s, x: s.one(x).view(len(x), -1)), "cannot trace"),
+    "reshape": (lambda_module(lambda s, x: s.one(x).reshape(-1, 3)), "write flatten(1)"),
+    "underscore": (lambda_module(lambda s, x: s.one(x).relu_()), "without the underscore"),
+    "average": (
+        nn.Sequential(nn.Unflatten(1, (1, 3)), nn.AvgPool1d(3), nn.Flatten()),
+        "layer '1' (AvgPool1d) is not covered; replace it",
+    ),
+    "complex": (nn.Linear(3, 2, dtype=torch.complex64), "weights of type torch.complex64"),
+    "meta": (nn.Linear(3, 2, device="meta"), "weights on the meta device"),
+    "lazy": (nn.Sequential(nn.LazyLinear(2)), "'0' (LazyLinear) has no weights yet"),
+    "two types": (
+        nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2).double()),
+        "mixes torch.float32 and torch.float64",
+    ),
+    "spectral norm": (
+        nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(3, 2))),
+        "call model.eval() first",
+    ),
     "in place": (InPlace(), "layer 'act' (ReLU) works in place"),
     "parameter": (Outside(), "'shift' is used outside a layer"),
     "product": (lambda_module(lambda s, x: s.one(x) * s.two(x)), "operation 'mul'"),
@@ -477,9 +612,30 @@ REFUSED = {
 @pytest.mark.parametrize("case", REFUSED)
 def test_what_paths_cannot_describe_is_refused_by_name(case):
     net, message = REFUSED[case]
+    buffers = [b.clone() for b in net.buffers()]
     with pytest.raises(paths.UnsupportedLayerError) as refused:
         paths.path_norms(net, torch.ones(2, 3))
     assert message in str(refused.value)
+    assert all(torch.equal(a, b) for a, b in zip(buffers, net.buffers(), strict=True))
+
+
+def test_a_model_that_changes_its_buffers_is_refused_and_put_right():
+    net = lambda_module(lambda s, x: s.two(s.one(x)))
+    net.register_buffer("calls", torch.zeros(1))
+    net.one.register_forward_hook(lambda *_: net.calls.add_(1) and None)
+    with pytest.raises(paths.UnsupportedLayerError, match="changes its own buffers"):
+        paths.path_norms(net, torch.ones(2, 3))
+    assert float(net.calls) == 0
+
+
+def test_layers_that_do_not_fit_the_inputs_or_hold_nan_are_named():
+    with pytest.raises(ValueError, match=r"layer '1' \(Linear\) cannot take units of shape \(4,\)"):
+        paths.path_norms(nn.Sequential(nn.Linear(3, 4), nn.Linear(5, 2)), torch.ones(2, 3))
+    broken = nn.Sequential(nn.Linear(3, 2))
+    with torch.no_grad():
+        broken[0].weight[0, 0] = torch.nan
+    with pytest.raises(ValueError, match=r"layer '0' \(Linear\) has weights that are NaN"):
+        paths.path_norms(broken, torch.ones(2, 3))
 
 
 def test_sums_of_other_shapes_are_refused():
@@ -547,10 +703,14 @@ X, Y = draw(5, 3), draw(5, 2)
         ((X, Y[:, :1]), [0], {}, ValueError, "1 columns and the model 2 outputs"),
         ((X, Y / 0), [0], {}, ValueError, "targets hold NaN"),
         ((X, torch.tensor([0, 1, -1, 0, 1])), [0], {}, ValueError, "classes 0, 1"),
+        ((X, torch.tensor([0, 1, 2, 0, 1])), [0], {}, ValueError, "class 2, but the model has 2"),
         ((X, [1, 2]), [0], {}, TypeError, "must hold tensors"),
         (X, [0], {}, TypeError, "pair"),
         ((X, Y), [], {}, ValueError, "with one at least"),
         ((X, Y), [0.5], {}, ValueError, "list of positions"),
+        ((X, Y), 3, {}, ValueError, "list of positions"),
+        ((X, Y), None, {}, TypeError, "list of positions"),
+        ((X, Y), {0, 1}, {}, TypeError, "list of positions"),
         ((X, Y), [5], {}, IndexError, "0 ... 4"),
         ((X, Y), [-1], {}, IndexError, "0 ... 4"),
         ((X, Y), torch.zeros(5, dtype=torch.bool), {}, ValueError, "one at least must be True"),
