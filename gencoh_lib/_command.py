@@ -11,6 +11,7 @@ import json
 import math
 import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import asdict
@@ -60,7 +61,10 @@ Ranks = _distributed.Ranks | _Alone
 
 def main(words: Sequence[str] | None = None) -> int:
     """Run the command; return its exit status."""
-    options = parser().parse_args(words)
+    command = parser()
+    options = command.parse_args(words)
+    if options.checkpoint_key is not None and options.checkpoint is None:
+        command.error("--checkpoint-key names an entry of --checkpoint FILE, and none is given")
     try:
         device = _device(options.device)
         with _processes(device, several_a_device=":" in (options.device or "")) as ranks:
@@ -128,6 +132,8 @@ def _device(asked: str | None) -> torch.device:
         device = torch.device(asked or ("cuda" if torch.cuda.is_available() else "cpu"))
     except RuntimeError as error:
         raise ValueError(f"--device {asked}: PyTorch knows no such device") from error
+    if device.type == "meta":
+        raise ValueError("--device meta: its tensors have no values to measure, use --device cpu")
     if device.type != "cuda":
         return device
     gpus = torch.cuda.device_count()
@@ -160,8 +166,8 @@ def measured(
 ) -> tuple[coherence.Coherence, Subject]:
     """Make the model and the loader, and measure them; what fails on one rank fails on all."""
     with ranks.agreeing():
-        if options.json is not None and not ranks.rank and not options.json.parent.is_dir():
-            raise ValueError(f"--json {options.json}: there is no folder {options.json.parent}")
+        if options.json is not None and ranks.rank == 0:
+            _check_writable(options.json)
         subject = _prepared(options, device)
     with ranks.agreeing(lambda: _distributed.fingerprint(subject.model)):
         accumulator = coherence.Accumulator(subject.model, confidence=options.confidence)
@@ -200,12 +206,15 @@ def _prepared(options: argparse.Namespace, device: torch.device) -> Subject:
 def _say(
     result: coherence.Coherence, subject: Subject, options: argparse.Namespace, processes: int
 ) -> None:
-    """Print the table, and write the file if one is wanted."""
+    """Write the file if one is wanted, and print the table; one that fails spares the other."""
     mode = "modes of the factory" if options.keep_modes else "eval mode"
     share = f"{processes} processes" if processes > 1 else "1 process"
-    print(f"{options.factory}, {mode}, {share}, {subject.device.type}\n{result}", flush=True)
-    if options.json is not None:
-        _write(options.json, _report(result, subject, options, processes))
+    try:
+        if options.json is not None:
+            with doing(f"--json {options.json}"):
+                _write(options.json, _report(result, subject, options, processes))
+    finally:
+        print(f"{options.factory}, {mode}, {share}, {subject.device.type}\n{result}", flush=True)
 
 
 def _report(
@@ -243,6 +252,16 @@ def _block(block: coherence.Block) -> dict[str, float | None]:
 
 def _finite(value: float) -> float | None:
     return value if math.isfinite(value) else None
+
+
+def _check_writable(file: Path) -> None:
+    """Refuse a file that could not be written in the end, before the work and not after it."""
+    with doing(f"--json {file}"):
+        if file.is_dir():
+            raise ValueError("this is a folder; name a file in it")
+        if not file.parent.is_dir():
+            raise ValueError(f"there is no folder {file.parent}")
+        tempfile.TemporaryFile(dir=file.parent).close()
 
 
 def _write(file: Path, report: Mapping[str, object]) -> None:

@@ -140,6 +140,16 @@ def _biases(answer: object) -> Verdict:
         matrices = [torch.as_tensor(one, dtype=torch.float64) for one in given]  # type: ignore[attr-defined]
         if len(matrices) != len(weights):
             raise ValueError(f"it should return {len(weights)} matrices, not {len(matrices)}")
+        columns = len(x) + 1
+        for number, matrix in enumerate(matrices, 1):
+            if matrix.ndim != 2 or matrix.shape[1] != columns:
+                before = (
+                    f"matrix {number - 1} gives {columns} numbers, so it does not hand the 1 on"
+                    if number > 1
+                    else f"it meets {columns} numbers, those of x and a 1"
+                )
+                raise ValueError(f"matrix {number} has shape {list(matrix.shape)}, and {before}")
+            columns = len(matrix)
         zeros = [torch.zeros(len(one), dtype=torch.float64) for one in matrices]
         return forward(matrices, zeros, activation, torch.cat([x, torch.ones(1, x.shape[1])]))
 

@@ -53,6 +53,11 @@ def _median(answer: object) -> Verdict:
                 "and do not add.",
                 lambda a, b, c: a + b + c - _least(a, b, c) - _greatest(a, b, c),
             ),
+            **plain(
+                "the first two are not in order everywhere: clamp between their minimum and "
+                "their maximum.",
+                lambda a, b, c: c.clamp(a, b),
+            ),
             **plain("that is the mean of the three.", lambda a, b, c: (a + b + c) / 3),
             **plain("that is the greatest of the three.", lambda a, b, c: _greatest(a, b, c)),
             **plain("that is the least of the three.", lambda a, b, c: _least(a, b, c)),
@@ -77,6 +82,7 @@ def _rare(answer: object) -> Verdict:
         tolerance=2e-3,
         name="ratio",
         mistakes={
+            "That is pb, the limit of the ratio as pb tends to 0: put q into both formulas.": 0.1,
             "That is q, the probability that one micro-batch has the feature.": q,
             "That is the probability for the median; divide by that for the mean.": median,
             "That is the probability for the mean; the one for the median goes on top.": mean,

@@ -53,23 +53,23 @@ def made(name: str, device: torch.device) -> Subject:
     with doing(f"calling {name}"):
         given = factory()
     if not isinstance(given, tuple) or len(given) not in (2, 3):
-        got = f"{len(given)} values" if isinstance(given, tuple) else f"a {type(given).__name__}"
+        got = f"{len(given)} values" if isinstance(given, tuple) else type(given).__name__
         raise ValueError(f"{name} {_RETURNS}, got {got}")
     model, loader, loss = given if len(given) == 3 else (*given, cross_entropy)
     for what, part, right, wanted in (
-        ("model", model, isinstance(model, nn.Module), "torch.nn.Module"),
-        ("loader", loader, isinstance(loader, Iterable), "iterable of batches (x, y)"),
-        ("loss", loss, callable(loss), "function of outputs and targets"),
+        ("model", model, isinstance(model, nn.Module), "a torch.nn.Module"),
+        ("loader", loader, isinstance(loader, Iterable), "an iterable of batches (x, y)"),
+        ("loss", loss, callable(loss), "a function of outputs and targets"),
     ):
         if not right:
             got = type(part).__name__
-            raise ValueError(f"{name} {_RETURNS}; its {what} is a {got}, not a {wanted}")
+            raise ValueError(f"{name} {_RETURNS}; its {what} is of type {got}, not {wanted}")
     return Subject(_distributed.unwrapped(model), loader, loss, device)
 
 
 def _found(name: str) -> Callable[[], object]:
     path, _, attribute = name.partition(":")
-    if not path or not attribute or "/" in path or path.endswith(".py"):
+    if not path or not attribute or "/" in path or path.startswith(".") or path.endswith(".py"):
         raise ValueError(f"FACTORY is {name!r}; write package.module:function, without .py")
     try:
         with doing(f"importing {path}"):
@@ -87,7 +87,7 @@ def _found(name: str) -> Callable[[], object]:
     except AttributeError:
         raise ValueError(f"module {path!r} has no {attribute!r}") from None
     if not callable(factory):
-        raise ValueError(f"{name} is a {type(factory).__name__}, not a function")
+        raise ValueError(f"{name} is of type {type(factory).__name__}, not a function")
     found: Callable[[], object] = factory
     return found
 
@@ -109,7 +109,7 @@ def load(model: nn.Module, file: Path, key: str | None) -> None:
             state = state[key]
         own = model.state_dict()
         if not isinstance(state, Mapping):
-            raise ValueError(f"a state_dict is needed, got a {type(state).__name__}")
+            raise ValueError(f"a state_dict is needed, got one of type {type(state).__name__}")
         state = dict(state)
         if not any(name.startswith("module.") for name in own):
             consume_prefix_in_state_dict_if_present(state, "module.")
@@ -179,6 +179,8 @@ def _pair(batch: object) -> tuple[Any, Tensor]:
     if not isinstance(y, Tensor) or not y.dim():
         got = "a single number" if isinstance(y, Tensor) else type(y).__name__
         raise ValueError(f"the targets y must be a tensor with one row an example, got {got}")
+    if not len(y):
+        raise ValueError("the batch has no examples: leave it out of the loader")
     return x, y
 
 
@@ -198,12 +200,16 @@ def doing(what: str) -> Iterator[None]:
     """Say what was being done when an error came up, in a line."""
     try:
         yield
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # a user's script may exit as it is imported
         raise ValueError(f"{what}: {in_a_line(error)}") from error
 
 
-def in_a_line(error: Exception) -> str:
+def in_a_line(error: Exception | SystemExit) -> str:
     """An error in a line; the rest of long ones is in the traceback."""
+    if isinstance(error, SystemExit):
+        return f"the code ended the program, sys.exit({error.code!r})"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror if error.filename is None else f"{error.strerror}: {error.filename}"
     first = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
     text = "; ".join([first, *getattr(error, "__notes__", ())])
     if isinstance(error, ValueError | RuntimeError):

@@ -122,6 +122,8 @@ def median_of_three(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
 
     Raises
     ------
+    TypeError
+        If they are not all tensors.
     ValueError
         If the shapes differ.
 
@@ -139,6 +141,9 @@ def median_of_three(first: Tensor, second: Tensor, third: Tensor) -> Tensor:
     >>> float(median_of_three(one, large, -large))
     1.0
     """
+    for value in (first, second, third):
+        if not isinstance(value, Tensor):
+            raise TypeError(f"the three must be tensors, got {type(value).__name__}")
     if not first.shape == second.shape == third.shape:
         shapes = ", ".join(str(tuple(value.shape)) for value in (first, second, third))
         raise ValueError(f"the three must have one shape, got {shapes}")

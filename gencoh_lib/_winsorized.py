@@ -13,6 +13,7 @@ from gencoh_lib import per_example
 from gencoh_lib._graph import check_losses, nodes, reached
 from gencoh_lib._robust import check_level, replaced, winsorized_mean
 from gencoh_lib._vectors import BYTE_BUDGET
+from gencoh_lib._whole import whole
 from gencoh_lib._wrapped import Wrapped
 
 __all__ = ["Winsorized"]
@@ -46,9 +47,11 @@ class Winsorized(Wrapped):
     Raises
     ------
     TypeError
-        If ``optimizer`` is no optimizer or one of this module, or a parameter is complex.
+        If ``optimizer`` is no optimizer or one of this module, a parameter is complex, or
+        ``byte_budget`` is no whole number.
     ValueError
-        If it has momentum or is LBFGS, or ``level`` is not between 0 and 50.
+        If it has momentum (as for :class:`~gencoh_lib.aggregation.M3`) or is LBFGS or SparseAdam,
+        ``level`` is not between 0 and 50, or ``byte_budget`` is not positive.
 
     Notes
     -----
@@ -75,6 +78,8 @@ class Winsorized(Wrapped):
         self, optimizer: optim.Optimizer, level: float, *, byte_budget: int = BYTE_BUDGET
     ) -> None:
         level = check_level(level)
+        if whole("byte_budget", byte_budget) < 1:
+            raise ValueError(f"byte_budget must be at least 1, got {byte_budget}")
         super().__init__(optimizer)
         self.level, self.byte_budget = level, byte_budget
         self._ready = False

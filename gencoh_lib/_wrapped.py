@@ -13,12 +13,20 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.optim import LBFGS, Optimizer
+from torch.optim import LBFGS, Optimizer, SparseAdam
 
 __all__ = ["Wrapped"]
 
 _SHARED = ("param_groups", "state", "defaults")
 _KEY = "aggregation"  # of the part of a checkpoint that the wrapped optimizer does not know
+_NEVER = (
+    (LBFGS, "builds its step from the differences of many past gradients: wrap SGD"),
+    (
+        SparseAdam,
+        "takes sparse gradients only, and an average of several gradients is dense: wrap Adam "
+        "with betas=(0.0, 0.999)",
+    ),
+)
 
 
 class Wrapped(Optimizer):
@@ -130,26 +138,24 @@ class Wrapped(Optimizer):
 
 
 def _refuse_memory(optimizer: Optimizer, name: str) -> None:
-    """Refuse optimizers that go on stepping along gradients of the past."""
+    """Refuse optimizers that go on stepping along gradients of the past, or cannot be fed."""
     inside = type(optimizer).__name__
-    if isinstance(optimizer, LBFGS):
-        raise ValueError(
-            f"{name} cannot wrap LBFGS, which builds its step from the differences of many past "
-            "gradients: wrap SGD"
-        )
+    for kind, reason in _NEVER:
+        if isinstance(optimizer, kind):
+            raise ValueError(f"{name} cannot wrap {inside}, which {reason}")
     _refuse_memory_in(optimizer.param_groups, inside, name)
 
 
 def _refuse_memory_in(groups: list[dict[str, Any]], inside: str, name: str) -> None:
     for number, group in enumerate(groups):
-        betas = group.get("betas")
-        for key, value, remedy in (
-            ("momentum", group.get("momentum", 0), "momentum=0"),
-            ("betas", betas[0] if betas else 0, f"betas=(0.0, {betas[1] if betas else 0})"),
-        ):
-            if float(value) != 0:
+        for key in ("momentum", "beta1", "betas"):  # None, as some optimizers have it, is none
+            given: Any = group.get(key)
+            several = isinstance(given, list | tuple)
+            first = given[0] if several else given
+            if first is not None and float(first) != 0:
+                remedy = f"{key}={(0.0, *given[1:]) if several else 0}"
                 raise ValueError(
-                    f"{inside} has {key}={group[key]} in group {number}: momentum is a running "
+                    f"{inside} has {key}={given} in group {number}: momentum is a running "
                     "mean, so what few examples ask for is carried on for many steps and added "
                     f"up after all, and {name} is unstable with it. Build {inside} with {remedy}"
                 )

@@ -54,7 +54,8 @@ class M3(OfThree):
     TypeError
         If ``optimizer`` is no optimizer or one of this module, or a parameter is complex.
     ValueError
-        If it has momentum (``momentum``, or the first of ``betas``), or is LBFGS.
+        If it has momentum (``momentum``, ``beta1`` or the first of ``betas``), or is LBFGS or
+        SparseAdam. A running mean that keeps another name cannot be seen.
 
     Notes
     -----

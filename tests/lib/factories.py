@@ -180,4 +180,21 @@ def disk_fails():
     return right()[0], loader()
 
 
+def file_is_gone():
+    def loader():
+        yield torch.load("nowhere.pt")
+
+    return right()[0], loader()
+
+
+def an_empty_batch():
+    x, y = examples(3)
+    return right()[0], [*batches(), (x[:0], y[:0])]
+
+
+def exits():
+    """As a script does that parses its own command line when it is imported."""
+    sys.exit(0)
+
+
 constant = 3

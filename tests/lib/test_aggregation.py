@@ -148,6 +148,11 @@ def test_median_of_three_survives_what_a_sum_does_not():
     assert torch.equal(median_of_three(*heavy), heavy.median(0).values)
 
 
+def test_median_of_numbers_that_are_no_tensors_is_refused():
+    with pytest.raises(TypeError, match="the three must be tensors, got float"):
+        median_of_three(torch.tensor(1.0), 2.0, torch.tensor(3.0))
+
+
 def test_nan_is_nobodys_median():
     nan, one = torch.tensor(math.nan), torch.tensor(1.0)
     for order in itertools.permutations([nan, one, one]):
@@ -174,6 +179,13 @@ def test_impossible_levels_are_refused(level):
     ):
         with pytest.raises(ValueError, match=r"level is the percentage .* from 0 to 50"):
             refused()
+
+
+def test_impossible_budgets_are_refused():
+    with pytest.raises(ValueError, match="byte_budget must be at least 1, got 0"):
+        Winsorized(SGD([weight()]), 4, byte_budget=0)
+    with pytest.raises(TypeError, match="byte_budget"):
+        Winsorized(SGD([weight()]), 4, byte_budget="1 MB")
 
 
 def test_impossible_rows_are_refused():
@@ -449,6 +461,13 @@ def test_level_that_replaces_nothing_warns_and_says_how_many_examples_it_takes(l
 MAKERS = [*OF_THREE, lambda optimizer: Winsorized(optimizer, 4)]
 
 
+class Foreign(torch.optim.Optimizer):
+    """Somebody's own optimizer, with momentum under one of the usual names."""
+
+    def __init__(self, parameters, **settings):
+        super().__init__(parameters, settings)
+
+
 @pytest.mark.parametrize("wrap", MAKERS)
 @pytest.mark.parametrize(
     ("inside", "message"),
@@ -461,12 +480,22 @@ MAKERS = [*OF_THREE, lambda optimizer: Winsorized(optimizer, 4)]
         (torch.optim.NAdam, "NAdam has betas"),
         (torch.optim.RAdam, "RAdam has betas"),
         (torch.optim.Adamax, "Adamax has betas"),
+        (torch.optim.Muon, "Muon has momentum=0.95"),
         (lambda p: torch.optim.LBFGS(p), "LBFGS, which builds its step from .* many past"),
+        (torch.optim.SparseAdam, "SparseAdam, which takes sparse gradients only.* wrap Adam with"),
+        (lambda p: Foreign(p, beta1=0.9), r"Foreign has beta1=0\.9.*Build Foreign with beta1=0$"),
+        (lambda p: Foreign(p, betas=[0.9, 0.8, 0.7]), r"with betas=\(0\.0, 0\.8, 0\.7\)"),
     ],
 )
 def test_optimizers_with_momentum_are_refused_with_the_reason(wrap, inside, message):
     with pytest.raises(ValueError, match=message):
-        wrap(inside([weight()]))
+        wrap(inside([torch.zeros(1, 1, requires_grad=True)]))
+
+
+@pytest.mark.parametrize("wrap", MAKERS)
+def test_momentum_that_is_none_is_no_momentum(wrap):
+    nothing = {"momentum": None, "beta1": None, "betas": (None, 0.9)}
+    assert isinstance(wrap(Foreign([weight()], **nothing)), torch.optim.Optimizer)
 
 
 @pytest.mark.parametrize("wrap", MAKERS)

@@ -178,11 +178,11 @@ class Harmful:
     [
         ({"epoch": 3}, [], ["lacks layer1.weight, layer1.bias", "--checkpoint-key"]),
         ({"epoch": 3}, ["--checkpoint-key", "model"], ["no entry 'model'", "holds epoch"]),
-        (7, [], ["a state_dict is needed, got a int"]),
+        (7, [], ["a state_dict is needed, got one of type int"]),
         ("shape", [], ["in another shape layer1.weight"]),
         ("more", [], ["has, and the model has not, extra"]),
         (Harmful(), [], ["more than tensors", "torch.save(model.state_dict()"]),
-        (None, [], ["FileNotFoundError"]),
+        (None, [], ["No such file or directory: "]),
     ],
 )
 def test_a_checkpoint_that_does_not_fit_is_refused(capsys, tmp_path, content, more, words):
@@ -206,15 +206,16 @@ def test_a_checkpoint_that_does_not_fit_is_refused(capsys, tmp_path, content, mo
         ("nowhere.at_all:make", ["no module 'nowhere' to import from", "PYTHONPATH"]),
         ("tests.lib.nowhere:make", ["no module 'tests.lib.nowhere'"]),
         (f"{HERE}:absent", ["module 'tests.lib.factories' has no 'absent'"]),
-        (f"{HERE}:constant", ["is a int, not a function"]),
+        (f"{HERE}:constant", ["is of type int, not a function"]),
+        ("..factories:right", ["write package.module:function"]),
         (f"{HERE}:", ["write package.module:function"]),
         ("tests/lib/factories.py:right", ["write package.module:function, without .py"]),
         ("raising", [f"calling {HERE}:raising: KeyError: 'there is no such thing'", "--traceback"]),
-        ("model_alone", ["must return (model, loader)", "got a Sequential"]),
+        ("model_alone", ["must return (model, loader)", "got Sequential"]),
         ("four_things", ["must return (model, loader)", "got 4 values"]),
-        ("no_model", ["its model is a str, not a torch.nn.Module"]),
-        ("no_loader", ["its loader is a int"]),
-        ("no_loss", ["its loss is a str"]),
+        ("no_model", ["its model is of type str, not a torch.nn.Module"]),
+        ("no_loader", ["its loader is of type int, not an iterable"]),
+        ("no_loss", ["its loss is of type str, not a function"]),
         ("mean_loss", ["batch 1: loss must return one number an example", "reduction='none'"]),
         ("not_a_tensor", ["batch 1: TypeError: losses must be a torch.Tensor, got float"]),
         ("no_pairs", ["batch 1: the loader must give pairs (x, y), got dict"]),
@@ -226,6 +227,9 @@ def test_a_checkpoint_that_does_not_fit_is_refused(capsys, tmp_path, content, mo
         ("nothing", ["the loader gave no batch"]),
         ("nan_in_the_second_batch", ["batch 2: losses hold NaN or infinity at 1 of 3 examples"]),
         ("disk_fails", ["batch 3: OSError: the disk is gone"]),
+        ("file_is_gone", ["batch 1: No such file or directory: nowhere.pt"]),
+        ("an_empty_batch", ["batch 6: the batch has no examples"]),
+        ("exits", [f"calling {HERE}:exits: the code ended the program, sys.exit(0)"]),
     ],
 )
 def test_what_a_factory_does_wrong_is_said_in_a_line(capsys, tmp_path, factory, words):
@@ -252,7 +256,9 @@ def test_a_module_that_misses_another_is_not_called_missing_itself(capsys, tmp_p
         ("shuffled", ["--interval"], ["batch 1: revisit() number 1", "in the same order"]),
         ("right", ["--device", "cuda"], ["needs GPU 0, and PyTorch sees 0 GPUs"]),
         ("right", ["--device", "abacus"], ["--device abacus: PyTorch knows no such device"]),
+        ("right", ["--device", "meta"], ["--device meta", "have no values"]),
         ("right", ["--json", "nowhere/at/all.json"], ["there is no folder nowhere/at"]),
+        ("right", ["--json", "."], ["--json .: this is a folder; name a file in it"]),
     ],
 )
 def test_what_options_ask_and_cannot_be_had(capsys, monkeypatch, factory, more, words):
@@ -264,7 +270,15 @@ def test_what_options_ask_and_cannot_be_had(capsys, monkeypatch, factory, more, 
 
 
 @pytest.mark.parametrize(
-    "words", [[], ["--batches", "0"], ["--batches", "x"], ["--confidence", "2"], ["--speed"]]
+    "words",
+    [
+        [],
+        ["--batches", "0"],
+        ["--batches", "x"],
+        ["--confidence", "2"],
+        ["--speed"],
+        ["--checkpoint-key", "model"],
+    ],
 )
 def test_wrong_usage_has_a_status_of_its_own(capsys, words):
     with pytest.raises(SystemExit) as stopped:
@@ -291,10 +305,23 @@ def test_a_file_that_cannot_be_finished_leaves_the_old_one(capsys, tmp_path, mon
     file = tmp_path / "out.json"
     file.write_text("old")
     monkeypatch.setattr(Path, "replace", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
-    status, _, err = run(capsys, "right", "--quiet", "--json", str(file))
-    assert (status, err) == (1, "error: OSError: disk full\n")
+    status, out, err = run(capsys, "right", "--quiet", "--json", str(file))
+    assert status == 1
+    assert err == f"error: --json {file}: OSError: disk full (--traceback shows where)\n"
+    assert "m-coherence" in out  # what was measured is not lost
     assert file.read_text() == "old"
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_a_folder_that_takes_no_files_is_found_out_before_the_work(capsys, tmp_path, monkeypatch):
+    def refused(dir):
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr(_command.tempfile, "TemporaryFile", refused)
+    status, out, err = run(capsys, "right", "--json", str(tmp_path / "out.json"))
+    assert (status, out) == (1, "")
+    assert f"out.json: Permission denied: {tmp_path}" in err
+    assert "sweep" not in err
 
 
 def test_each_process_gets_the_gpu_of_its_number(monkeypatch):

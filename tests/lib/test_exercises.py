@@ -124,7 +124,14 @@ def test_published_code_passes_its_check(label):
         ("ex-excess", lambda p, r, f: (p * (r * f < 0)).sum(), "mass"),
         ("ex-excess", lambda p, r, f: (p * (1 - r * f) / 2).sum(), "whole risk"),
         ("ex-excess", lambda p, r, f: (r.abs() * (r * f < 0)).mean(), "probability"),
-        ("ex-biases", lambda w, b, activation: w, "raised"),
+        ("ex-biases", lambda w, b, activation: w, "meets 3 numbers, those of x and a 1"),
+        (
+            "ex-biases",
+            lambda w, b, activation: [
+                torch.cat([one, other[:, None]], 1) for one, other in zip(w, b, strict=True)
+            ],
+            "matrix 1 gives 3 numbers, so it does not hand the 1 on",
+        ),
         ("ex-biases", lambda w, b, activation: None, "nothing"),
         ("ex-biases", lambda w, b, activation: w[:0], "1 matrices, not 0"),
         ("ex-biases", 3, "function"),
@@ -142,6 +149,7 @@ def test_published_code_passes_its_check(label):
         ("ex-median-of-three", lambda a, b, c: (a + b + c) / 3, "mean of the three"),
         ("ex-median-of-three", lambda a, b, c: torch.maximum(torch.maximum(a, b), c), "greatest"),
         ("ex-median-of-three", lambda a, b, c: torch.minimum(torch.minimum(a, b), c), "least"),
+        ("ex-rare-feature", 0.1, "the limit of the ratio"),
         ("ex-rare-feature", 1 - 0.98**5, "one micro-batch"),
         ("ex-rare-feature", 0.02592, "divide by that for the mean"),
         ("ex-rare-feature", 0.26143, "on top"),
