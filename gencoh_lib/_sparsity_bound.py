@@ -129,7 +129,8 @@ def theorem_13(
     union_cost : float
         :math:`\log T` if the choice was made after seeing the sample, among T that were fixed.
     paper_exact : bool
-        Noise as printed, shared among K + 1 events; by default among the 2 K + 1 that there are.
+        Noise as printed: its failure shared among K + 1 events and no corners, see
+        :func:`perturbation_std`. By default it is shared among the 2 K + 1 events that there are.
 
     Returns
     -------
@@ -182,8 +183,9 @@ def theorem_13_of(found: Measured, *, paper_exact: bool) -> SparsityBound:
     """Put Theorem 13 together."""
     m, layers = found.examples, len(found.hyper.row_norms)
     std = perturbation_std(
-        found.network.shapes, found.hyper, 1 / math.sqrt(m), paper_exact=paper_exact
-    )
+        found.network.shapes, found.hyper, 1 / math.sqrt(m),
+        paper_exact=paper_exact, corners=not paper_exact,
+    )  # fmt: skip
     kl = found.divergences(std)
     confidence = 2 * (math.log(2 * m * layers / found.delta) + found.union_cost)
 

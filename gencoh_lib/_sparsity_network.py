@@ -23,11 +23,13 @@ NORMS: tuple[Norm, ...] = ("babel", "minimum", "spectral")
 
 
 class Network:
-    """Weights with their norms."""
+    """Weights with their norms, and with those of the centre of a prior."""
 
-    def __init__(self, weights: Sequence[Tensor]) -> None:
+    def __init__(self, weights: Sequence[Tensor], prior: Prior | None = None) -> None:
         self.weights = tuple(weights)
+        self.prior = Prior.zero(weights) if prior is None else prior
         self.norms = [WeightNorms(w) for w in weights]
+        self._centres = [WeightNorms(w) for w in self.prior.weights]
         self.shapes: list[tuple[int, int]] = [(w.shape[0], w.shape[1]) for w in weights]
         self.hidden = len(self.weights) - 1
         self._distances: dict[tuple[int, float], float] = {}
@@ -72,19 +74,20 @@ class Network:
             input_norm,
         )
 
-    def distance(self, k: int, hyper: Hyperparameters, prior: Prior, *, own_scale: bool) -> float:
+    def distance(self, k: int, hyper: Hyperparameters, *, own_scale: bool) -> float:
         """Squared Frobenius distance of weight k to the centre of the prior.
 
         With `own_scale` both are measured in units of their own row norm, and the result in those
         of the network.
         """
         factor = 1.0
-        if own_scale and prior.kind != "zero":
-            length = float(WeightNorms(prior.weights[k]).row_norms[hyper.column_level(k)])
+        centre = self._centres[k]
+        if own_scale and self.prior.kind != "zero":
+            length = float(centre.row_norms[hyper.column_level(k)])
             factor = hyper.row_norms[k] / length if length else 0.0
         key = (k, factor)
         if key not in self._distances:
-            change = self.weights[k] - factor * prior.weights[k]
+            change = self.weights[k] - factor * centre.weight
             self._distances[key] = float(change.square().sum())
         return self._distances[key]
 

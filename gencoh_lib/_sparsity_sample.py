@@ -23,10 +23,9 @@ _ROUNDING = 1e-6  # of inputs that were scaled to unit norm in float32
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A network at the examples that its bound is evaluated on, and the prior; checked."""
+    """A network, with the prior, at the examples that its bound is evaluated on; checked."""
 
     network: Network
-    prior: Prior
     depths: Depths
     margins: NDArray[np.float64]
     longest: float
@@ -48,9 +47,9 @@ def sample_of(
 ) -> Sample:
     """Check a network, a sample and a prior against each other, and evaluate the network."""
     weights = chain_of(model)
-    prior = Prior.zero(weights) if prior is None else prior
-    network = Network(weights)
-    prior.check_fits(network.shapes)
+    if prior is not None:
+        prior.check_fits([tuple(w.shape) for w in weights])
+    network = Network(weights, prior)
     given = x
     if isinstance(x, Part):
         if y is not None:
@@ -71,10 +70,10 @@ def sample_of(
             f"y spans {int(y.min())} ... {int(y.max())}, but the network has classes "
             f"0 ... {classes - 1}"
         )
-    prior.check_unseen(given)
+    network.prior.check_unseen(given)
     depths = Depths(weights, rows)
     longest = float(torch.linalg.vector_norm(rows, dim=1).max())
-    return Sample(network, prior, depths, margins_of(depths.outputs, y.cpu().numpy()), longest)
+    return Sample(network, depths, margins_of(depths.outputs, y.cpu().numpy()), longest)
 
 
 def margins_of(outputs: NDArray[np.float64], y: NDArray[np.int64]) -> NDArray[np.float64]:
@@ -92,7 +91,6 @@ class Measured:
     """Everything that the bounds need, at one choice of hyper-parameters."""
 
     network: Network
-    prior: Prior
     hyper: Hyperparameters
     threshold: float
     margin_loss: float
@@ -107,8 +105,7 @@ class Measured:
     def divergences(self, std: Sequence[float]) -> tuple[float, ...]:
         """KL of each layer."""
         return tuple(
-            self.network.distance(k, self.hyper, self.prior, own_scale=self.own_scale)
-            / (2 * sigma**2)
+            self.network.distance(k, self.hyper, own_scale=self.own_scale) / (2 * sigma**2)
             for k, sigma in enumerate(std)
         )
 
@@ -124,12 +121,13 @@ class Measured:
         else:
             fixed, scaled = "all of hyper", "the network is in the class of hyper: checked"
         price = f", or chosen among as many as the union cost {self.union_cost:.3g} pays for"
-        trained = f"; it has seen {self.prior.seen} others" if self.prior.seen else ""
+        prior = self.network.prior
+        trained = f"; it has seen {prior.seen} others" if prior.seen else ""
         return (
             f"{self.examples} independent examples",
             f"{fixed} fixed before the sample{price}",
             scaled,
-            f"the prior ({self.prior.kind}) does not depend on the sample{trained}",
+            f"the prior ({prior.kind}) does not depend on the sample{trained}",
             f"every input has a 2-norm of at most {self.hyper.input_norm:g}",
             "a margin of 0 is not counted as an error",
         )
@@ -156,7 +154,6 @@ def measure(
             shares[which].append(float(fails[which].mean()))
     return Measured(
         network=sample.network,
-        prior=sample.prior,
         hyper=hyper,
         threshold=threshold,
         margin_loss=float(low_margin.mean()),

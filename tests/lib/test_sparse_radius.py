@@ -362,7 +362,15 @@ def one_level_more(weights, perturbed, x, hyper):
     "change, numbers",
     [
         (lambda w, p, x, h: (w, p, 3 * x, h), (9, 10)),  # inputs beyond their bound
-        (lambda w, p, x, h: ([3 * v for v in w], [3 * v for v in p], x, h), (9, 10)),  # the class
+        (  # the class
+            lambda w, p, x, h: (
+                [3 * a for a in w],
+                [3 * a + (b - a) for a, b in zip(w, p, strict=True)],
+                x,
+                h,
+            ),
+            (9, 10),
+        ),
         (  # the neighbourhood
             lambda w, p, x, h: (w, [a + 5 * (b - a) for a, b in zip(w, p, strict=True)], x, h),
             (10,),
@@ -466,6 +474,15 @@ def test_lemma_4_needs_its_hypotheses(missing):
         part = found.size if missing == "input_norm" else found.index_sets
         false += int((~part.hypotheses & ~part.conclusions).sum())
     assert false > 0
+
+
+def test_lemma_4_needs_zeros_in_the_input():
+    w, x = torch.tensor([[1.0, 1.0]], dtype=F64), torch.tensor([[0.6, 0.8], [1, 0]], dtype=F64)
+    found = sparsity.layer_stability(
+        w, w, x, x, row_level=0, column_level=1, input_norm=1.0,
+        weight_change=0.0, input_change=0.0,
+    )  # fmt: skip
+    assert found.size.hypotheses.tolist() == found.size.conclusions.tolist() == [False, True]
 
 
 def test_lemma_4_needs_zeros_in_the_change_of_the_input():
