@@ -269,11 +269,11 @@ def _codes(m: int) -> Tensor:
 
 
 def _ratios(plain: Tensor, coded: Tensor) -> tuple[Tensor, Tensor]:
-    """How every row of [R, d] has scaled, and how far it is from having only scaled."""
-    plain, coded = widened(plain), widened(coded)
-    squared = plain.square().sum(1)
-    ratio = (plain * coded).sum(1) / squared.clamp(min=torch.finfo(squared.dtype).tiny)
-    return ratio, (coded - ratio[:, None] * plain).norm(dim=1)
+    """How the largest entry of every row of [R, d] has scaled, and how far off the others are."""
+    at = plain.abs().argmax(1, keepdim=True)
+    largest, scaled = (widened(rows.gather(1, at)) for rows in (plain, coded))
+    ratio = torch.where(largest == 0, largest, scaled / largest)
+    return ratio[:, 0], widened((coded - ratio.to(coded) * plain).abs().amax(1))
 
 
 def _layout(plain: Tensor, marks: Sequence[tuple[Tensor, Tensor]], codes: Tensor) -> Layout | None:
@@ -281,7 +281,7 @@ def _layout(plain: Tensor, marks: Sequence[tuple[Tensor, Tensor]], codes: Tensor
     if torch.finfo(plain.dtype).bits < 32:  # too coarse to tell
         return None
     m, count = codes.shape[1], len(plain)
-    sizes = widened(plain).norm(dim=1)
+    sizes = widened(plain.abs().amax(1))
     codes = codes.to(sizes)
     owner = _nearest(marks[0][0], codes[0])
     # rounding is relative to the row, or, where it nearly cancels, to the rows of its example;

@@ -7,7 +7,8 @@ tensors that the node saved. A rule turns them into norms without ever holding m
 For a linear layer this is Goodfellow's (2015) observation that the length of an outer product is
 the product of the lengths. Where an example uses a weight at several positions, its gradients are
 formed in chunks that fit the cache, and their sum is the gradient of the batch, so that nobody
-else has to compute it (the idea of nanoGNS); or a Gram matrix over positions replaces them.
+else has to compute it (the idea of nanoGNS, Gray et al. 2024); or a Gram matrix over positions
+replaces them.
 
 A rule is bound to one use of one parameter. ``fits`` says whether it covers the use; ``row`` is the
 shape that one application of the operation has in the gradient; ``norms`` gets the rows sorted by

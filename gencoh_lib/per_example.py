@@ -6,16 +6,29 @@ Everything here starts from the *vector* of losses (``reduction="none"``) and no
 model, because the autograd graph of that vector knows every use of every parameter: functional
 calls, tied weights, recurrent nets, layers that nobody has seen before.
 
+Which function for what:
+
+* :func:`squared_norms`, the m lengths, parameter by parameter, and with ``accumulate_grad`` the
+  backward pass of a training step as well. Coherence needs no more, and
+  :func:`gencoh_lib.coherence.measure` is made of it.
+* :func:`directional_derivatives`, the m inner products with one given direction, at the price of
+  about three backward passes.
+* :func:`gram`, all inner products, and :func:`gradients`, the vectors themselves, at the price of
+  about m backward passes: for small samples, or where nothing else will do.
+* :mod:`gencoh_lib.estimators`, where even the lengths are too dear.
+
 Two routes lead to the lengths, and each parameter takes the first that is safe for it.
 
 * *By rule*: where one node of a known kind consumes the parameter, and every row that passes
   belongs to one example, the norms are read off during a single backward pass. On ordinary MLPs,
   convolutional networks and transformers, where the graph itself proves whose rows are whose, that
-  is little more than a training step; elsewhere they have to be probed, which triples the price.
-  After Goodfellow (2015); ``_rules`` has the formulas.
+  is little more than a training step; elsewhere they have to be probed, and it is two to four times
+  a training step. After Goodfellow (2015) and nanoGNS (Gray et al. 2024); ``_rules`` has the
+  formulas.
 * *General*: row i of the Jacobian is the backward pass seeded with the i-th unit vector. It costs
   m backward passes, batched within a byte budget, and covers everything: weights that are tied,
-  reused, made from others, or that examples share.
+  reused, made from others, or that examples share, such as a table of positions that is looked up
+  once for the whole batch. :attr:`gencoh_lib.coherence.Coherence.routes` says what took it.
 """
 
 from __future__ import annotations
@@ -68,7 +81,8 @@ def squared_norms(
         require a gradient.
     accumulate_grad : bool
         Whether to add the gradient of the *mean* loss to each ``.grad``, as
-        ``losses.mean().backward()`` would: one backward pass then serves both.
+        ``losses.mean().backward()`` would: one backward pass then serves both. Hooks that wait for
+        that, as those of ``DistributedDataParallel`` do, are not called.
     retain_graph : bool
         Whether the graph is kept for another backward pass. Without it the memory of the
         activations is given back on the way, as in a training step, unless a parameter takes the
@@ -88,8 +102,10 @@ def squared_norms(
     TypeError, ValueError
         If ``losses`` is not a finite, one-dimensional vector with a graph; if no parameter is
         given, one is frozen, complex or given twice, or the graph reaches none of them; if a
-        batch-norm layer normalised by the batch, so that no example has a gradient of its own;
-        if parameters are hidden by reentrant checkpointing; if a gradient is not finite.
+        batch-norm layer normalised by the batch or an embedding counts over it
+        (``scale_grad_by_freq``), so that no example has a gradient of its own; if parameters are
+        hidden by reentrant checkpointing or by another backward pass that calls ``backward()``; if
+        a gradient is not finite.
 
     Notes
     -----
@@ -101,7 +117,8 @@ def squared_norms(
     Hooks fire as in any backward pass, but a graph does not say which it has. Those on a parameter
     are respected. One on a tensor in between, or on a node, that mixes examples (clipping by the
     norm of the batch) or changes what goes into a parameter (a hook on ``weight.t()``) is not seen
-    and spoils the result: measure without it.
+    and spoils the result: measure without it. Likewise ``retain_grad()`` on a tensor in between
+    leaves the gradients of these passes in its ``.grad``.
 
     Examples
     --------

@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from gencoh_lib import _graph, _moments, _vectors, per_example
+from tests.lib.networks import CASES, build
 
 B = 6
 
 
 def naive_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
     """[m, *shape] gradients of every parameter: one example, one forward, one backward pass."""
-    named = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    named = trainable(model)
     rows: dict[str, list[Tensor]] = {name: [] for name in named}
     for i in range(len(x)):
         loss = F.cross_entropy(model(x[i : i + 1]), y[i : i + 1])
@@ -35,130 +36,38 @@ def naive_gradients(model: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]
     return {name: torch.stack(r) for name, r in rows.items()}
 
 
-class Apply(nn.Module):
-    def __init__(self, f):
-        super().__init__()
-        self.f = f
-
-    def forward(self, x):
-        return self.f(x)
-
-
-class Tied(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.embedding, self.head = nn.Embedding(7, 4), nn.Linear(4, 7, bias=False)
-        self.head.weight = self.embedding.weight
-
-    def forward(self, x):
-        return self.head(torch.tanh(self.embedding(x).mean(1)))[:, :3]
-
-
-class Attention(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.attend = nn.MultiheadAttention(8, 2, batch_first=True)
-        self.head = nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.attend(x, x, x, need_weights=False)[0].mean(1))
-
-
-def used_twice():
-    layer = nn.Linear(4, 4)
-    return nn.Sequential(layer, nn.Tanh(), layer, nn.Tanh(), nn.Linear(4, 3))
-
-
-def over_pixels(layer, *more):
-    return nn.Sequential(layer, *more, nn.Tanh(), nn.Flatten(), nn.LazyLinear(3))
-
-
-def mean(dim):
-    return Apply(lambda t: t.mean(dim))
-
-
-MODELS = {
-    "mlp": (lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(), nn.Linear(4, 3)), (5,)),
-    "in-place relu": (
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.ReLU(inplace=True), nn.Linear(4, 3)),
-        (5,),
-    ),
-    "linear over positions": (
-        lambda: nn.Sequential(nn.Linear(5, 4), nn.Tanh(), mean((1, 2)), nn.Linear(4, 3)),
-        (3, 4, 5),
-    ),
-    "padded embedding": (
-        lambda: nn.Sequential(nn.Embedding(7, 4, padding_idx=0), mean(1), nn.Linear(4, 3)),
-        7,
-    ),
-    "module used twice": (used_twice, (4,)),
-    "tied weights": (Tied, 7),
-    "attention": (Attention, (5, 8)),
-    "lstm": (
-        lambda: nn.Sequential(
-            nn.LSTM(5, 4, batch_first=True), Apply(lambda t: t[0].mean(1)), nn.Linear(4, 3)
-        ),
-        (4, 5),
-    ),
-    "circular padding": (
-        lambda: over_pixels(nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")),
-        (2, 5, 5),
-    ),
-    "grouped convolution": (lambda: over_pixels(nn.Conv2d(4, 4, 3, groups=2)), (4, 5, 5)),
-    "transposed convolution": (lambda: over_pixels(nn.ConvTranspose2d(2, 3, 3)), (2, 4, 4)),
-    "group norm": (lambda: over_pixels(nn.Conv2d(2, 4, 3), nn.GroupNorm(2, 4)), (2, 5, 5)),
-    "instance norm": (
-        lambda: over_pixels(nn.Conv2d(2, 4, 3), nn.InstanceNorm2d(4, affine=True)),
-        (2, 5, 5),
-    ),
-    "batch norm in eval": (
-        lambda: over_pixels(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4)).eval(),
-        (2, 5, 5),
-    ),
-    "weight norm": (
-        lambda: nn.Sequential(
-            nn.utils.parametrizations.weight_norm(nn.Linear(5, 4)), nn.Tanh(), nn.Linear(4, 3)
-        ),
-        (5,),
-    ),
-}
-
-
-def batch(shape, seed=0, m=B):
+def batch(*shape, seed=0, m=B):
     generator = torch.Generator().manual_seed(seed)
-    if isinstance(shape, int):
-        x = torch.randint(0, shape, (m, 6), generator=generator)
-    else:
-        x = torch.randn(m, *shape, generator=generator, dtype=torch.float64)
-    return x, torch.arange(m) % 3
+    return torch.randn(m, *shape, generator=generator, dtype=torch.float64), torch.arange(m) % 3
 
 
-def build(make, x):
+def trainable(model):
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}
+
+
+def mlp(inputs=5, width=4):
     with torch.random.fork_rng():
         torch.manual_seed(1)
-        model = make().double()
-        model(x)  # lazy layers take their shape
-    return model
+        layers = nn.Linear(inputs, width), nn.Tanh(), nn.Linear(width, 3)
+    return nn.Sequential(*layers).double()
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", CASES)
 def test_squared_norms_are_those_of_one_backward_pass_an_example(case):
-    make, shape = MODELS[case]
-    x, y = batch(shape)
-    model = build(make, x)
+    model, x = build(case, B)
+    y = torch.arange(B) % 3
     losses = F.cross_entropy(model(x), y, reduction="none")
-    found = per_example.squared_norms(losses, dict(model.named_parameters()))
+    found = per_example.squared_norms(losses, trainable(model))
     for name, gradients in naive_gradients(model, x, y).items():
         truth = gradients.flatten(1).square().sum(1)
         torch.testing.assert_close(found[name], truth, rtol=1e-10, atol=1e-14)
 
 
-@pytest.mark.parametrize("case", MODELS)
+@pytest.mark.parametrize("case", CASES)
 def test_directional_derivatives_are_inner_products_with_the_gradients(case):
-    make, shape = MODELS[case]
-    x, y = batch(shape)
-    model = build(make, x)
-    named = dict(model.named_parameters())
+    model, x = build(case, B)
+    y = torch.arange(B) % 3
+    named = trainable(model)
     generator = torch.Generator().manual_seed(2)
     along = {n: torch.randn(p.shape, generator=generator).double() for n, p in named.items()}
     losses = F.cross_entropy(model(x), y, reduction="none")
@@ -185,8 +94,8 @@ def test_float32_gradients_are_squared_without_losing_digits():
     seed=st.integers(0, 99),
 )
 def test_the_byte_budget_changes_nothing_but_the_chunks(m, width, budget, seed):
-    x, y = batch((3,), seed, m)
-    model = build(lambda: nn.Sequential(nn.Linear(3, width), nn.Tanh(), nn.Linear(width, 3)), x)
+    x, y = batch(3, seed=seed, m=m)
+    model = mlp(3, width)
     named = dict(model.named_parameters())
     losses = F.cross_entropy(model(x), y, reduction="none")
     whole = per_example.squared_norms(losses, named)
@@ -196,8 +105,8 @@ def test_the_byte_budget_changes_nothing_but_the_chunks(m, width, budget, seed):
 
 
 def test_a_small_budget_takes_one_example_at_a_time(monkeypatch):
-    x, y = batch((4,))
-    model = build(used_twice, x)
+    model, x = build("a module used twice", B)
+    y = torch.arange(B) % 3
     monkeypatch.setattr(_moments, "_by_rules", lambda *_: ({}, {}))
     rows: list[int] = []
     original = _vectors.backward
@@ -267,8 +176,8 @@ def test_a_parameter_that_no_loss_uses_has_zero_gradients():
 
 
 def test_the_model_the_graph_and_the_rng_come_back_as_they_went_in():
-    x, y = batch((5,))
-    model = build(MODELS["mlp"][0], x)
+    x, y = batch(5)
+    model = mlp()
     before, rng = copy.deepcopy(model.state_dict()), torch.get_rng_state()
     losses = F.cross_entropy(model(x), y, reduction="none")
     per_example.squared_norms(losses, dict(model.named_parameters()))
@@ -367,8 +276,8 @@ def test_the_graph_counts_and_not_the_mode_the_model_is_in_by_now():
 
 
 def test_a_graph_that_need_not_be_kept_is_freed_and_the_values_are_the_same():
-    x, y = batch((5,))
-    model = build(MODELS["mlp"][0], x)
+    x, y = batch(5)
+    model = mlp()
     named = dict(model.named_parameters())
     kept, freed = (F.cross_entropy(model(x), y, reduction="none") for _ in range(2))
     found = per_example.squared_norms(kept, named)
@@ -393,7 +302,7 @@ def test_checkpointing_needs_the_graph_more_than_once():
 def test_checkpointed_parameters_are_measured_or_refused(kind):
     inner, head = nn.Sequential(nn.Linear(5, 4), nn.Tanh()), nn.Linear(4, 3)
     model = nn.Sequential(inner, head).double()
-    x, y = batch((5,))
+    x, y = batch(5)
     reentrant = kind == "reentrant"
     hidden = checkpoint(inner, x.requires_grad_(), use_reentrant=reentrant)
     losses = F.cross_entropy(head(hidden), y, reduction="none")
@@ -534,8 +443,8 @@ def test_a_cut_that_cancels_at_equal_weights_is_seen():
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_half_precision_losses_are_measured_to_their_own_accuracy(dtype):
-    x, y = batch((5,))
-    model = build(MODELS["mlp"][0], x)
+    x, y = batch(5)
+    model = mlp()
     truth = naive_gradients(model, x, y)
     low = copy.deepcopy(model).to(dtype)
     losses = F.cross_entropy(low(x.to(dtype)), y, reduction="none")
@@ -551,8 +460,9 @@ def test_half_precision_losses_are_measured_to_their_own_accuracy(dtype):
 
 
 def test_sparse_gradients_count_as_what_they_are():
-    model = nn.Sequential(nn.Embedding(7, 4, sparse=True), mean(1), nn.Linear(4, 3)).double()
-    x, y = batch(7)
+    model = nn.Sequential(nn.Embedding(7, 4, sparse=True), nn.Flatten(), nn.Linear(24, 3)).double()
+    x = torch.randint(7, (B, 6), generator=torch.Generator().manual_seed(0))
+    y = torch.arange(B) % 3
     losses = F.cross_entropy(model(x), y, reduction="none")
     found = per_example.squared_norms(losses, dict(model.named_parameters()))
     for name, gradients in naive_gradients(model, x, y).items():
@@ -568,8 +478,8 @@ def test_gradients_that_are_not_finite_are_refused_by_name():
 
 
 def test_losses_from_before_an_optimiser_step_are_refused():
-    x, y = batch((5,))
-    model = build(MODELS["mlp"][0], x)
+    x, y = batch(5)
+    model = mlp()
     losses = F.cross_entropy(model(x), y, reduction="none")
     with torch.no_grad():
         model[2].weight.mul_(2)
