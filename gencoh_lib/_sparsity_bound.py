@@ -21,7 +21,7 @@ _THEOREM_13 = "margin_loss + derandomisation + full_kl + sparse_loss + sparse_lo
 _ONE_SHOT = "joint_loss + (failure + complexity) / (1 - failure)"
 
 
-@dataclass(frozen=True, repr=False)
+@dataclass(frozen=True, repr=False, kw_only=True)
 class SparsityBound(Bound):
     r"""A bound on the error of a network, with what it was computed from.
 
