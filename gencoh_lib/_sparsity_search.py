@@ -163,9 +163,9 @@ class Search:
     def __repr__(self) -> str:
         """Return a small table: for each size of the perturbation the best that was tried."""
         lines = [
-            f"search over {len(self.grid.epsilons)} perturbations, all levels and "
-            f"{self.grid.babel_points} Babel points a layer: union cost "
-            f"{self.best.union_cost:.3g}, {len(self.tried)} choices evaluated",
+            f"search over {len(self.grid.epsilons)} perturbations, all levels, "
+            f"{self.grid.babel_points} Babel points a layer",
+            f"  union cost {self.best.union_cost:.3g}, {len(self.tried)} choices evaluated",
             f"  best {self.best.value:.4g} at levels {self.best.hyper.levels}, dense "
             f"{self.dense.value:.4g}",
             "  epsilon     best    levels",

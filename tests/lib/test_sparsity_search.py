@@ -308,7 +308,7 @@ def test_the_search_finds_that_sparsity_wins_on_prototypes():
     text = repr(shot)
     assert "union cost" in text
     assert f"{len(shot.tried)} choices evaluated" in text
-    assert len(text.splitlines()) == 3 + len(shot.grid.epsilons)
+    assert len(text.splitlines()) == 4 + len(shot.grid.epsilons)
 
 
 def test_zero_loss_is_among_what_is_tried():
