@@ -8,7 +8,7 @@ BENCH ?=
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench bench-processes bench-curvature clean
+.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench bench-processes bench-sparsity bench-curvature clean
 
 help:  ## list the commands
 	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## /\1\t/' | expand -t 22
@@ -48,6 +48,9 @@ bench-curvature:  ## what a product with the Hessian costs, beside other librari
 
 bench-processes: env  ## what coherence costs on several processes of this machine
 	@OMP_NUM_THREADS=1 $(RUN) benchmarks.processes $(BENCH)
+
+bench-sparsity: env  ## what the sparsity-aware bound costs with its search
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks.sparsity $(BENCH)
 
 clean:  ## remove what was built, but not .venv
 	rm -rf _build build dist *.egg-info .mypy_cache .ruff_cache .hypothesis
