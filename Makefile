@@ -8,7 +8,7 @@ BENCH ?=
 RUN := .venv/bin/python -m
 
 .DEFAULT_GOAL := help
-.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench bench-processes clean
+.PHONY: help book serve test zip env lint types unit nbval pages browser linkcheck bench bench-processes bench-sparsity clean
 
 help:  ## list the commands
 	@grep -E '^[a-z -]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z -]+):.*## /\1\t/' | expand -t 22
@@ -44,6 +44,9 @@ bench:  ## what per-example gradients cost, beside a plain step and other librar
 
 bench-processes: env  ## what coherence costs on several processes of this machine
 	@OMP_NUM_THREADS=1 $(RUN) benchmarks.processes $(BENCH)
+
+bench-sparsity: env  ## what the sparsity-aware bound costs with its search
+	@OMP_NUM_THREADS=1 $(RUN) benchmarks.sparsity $(BENCH)
 
 clean:  ## remove what was built, but not .venv
 	rm -rf _build build dist *.egg-info .mypy_cache .ruff_cache .hypothesis

@@ -51,7 +51,10 @@ class Case:
 CASES = {
     "wide": Case("784-1000-10, prior at zero, Theorem 13", (1000,), 0),
     "wide-prior": Case("784-1000-10, trained prior, Theorem 13", (1000,), 2000),
-    "wide-one-shot": Case("784-1000-10, trained prior, one-shot", (1000,), 2000, "one-shot"),
+    "wide-one-shot": Case(
+        "784-1000-10, trained prior, one-shot, smallest norms",
+        (1000,), 2000, "one-shot", "minimum",
+    ),
     "deep": Case(
         "784-500-500-10, prior at zero, one-shot, norms without Babel",
         (500, 500), 0, "one-shot", "spectral",

@@ -257,7 +257,9 @@ def one_shot(
     radius below :math:`2\gamma_k`, or the margin below :math:`2\zeta_{K+1}\gamma_{K+1}`; at one
     that J does not count it leaves all of them at least as large. It does without the factors
     K + 1, 2 K and :math:`\sqrt 8` of Theorem 13 and is never above it where either is below 1.
-    Noise is shared among all 2 K + 1 events.
+    Noise is shared among all 2 K + 1 events. The proof allows the kl form of that theorem as well:
+    :math:`R_0 \le \mathrm{kl}^{-1}(J + (1 - J)\tau, c) / (1 - \tau)` with
+    :math:`c = (\mathrm{KL} + \log(2\sqrt m\, T/\delta))/m`.
 
     Examples
     --------

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import nn
 
-from benchmarks import measure, methods, models, processes, run
+from benchmarks import measure, methods, models, processes, run, sparsity
 from benchmarks.processes import Span
 from gencoh_lib import coherence
 
@@ -185,3 +185,28 @@ def test_two_processes_agree_with_one(tmp_path):
 def test_processes_refuse_what_gives_no_table(words):
     with pytest.raises(SystemExit):
         processes.parsed(words)
+
+
+@pytest.mark.parametrize("examples", [0, 100])
+def test_the_bound_is_measured_with_its_search(examples):
+    case = sparsity.Case("tiny", (4,), examples, "one-shot")
+    found = sparsity.cost(case, rounds=1, steps=2)
+    assert found.examples == 10_000 - examples
+    assert 0 < found.best <= found.dense
+    assert found.tried >= 81  # perturbations of the default grid
+    assert found.cpu > 0
+    assert found.peak > 2**20 or found.peak != found.peak  # NaN where the system does not tell
+
+
+def test_the_table_of_bounds_has_a_row_for_each_case():
+    one = sparsity.Cost(10_000, 1.25, 2.0, 3 * 2**20, 81, 0.5, 0.75, (19, 3), 15.9)
+    header, _, row = cells(sparsity.table({"deep": one}))
+    assert header[:5] == ["case", "images", "CPU s", "wall s", "memory, MiB"]
+    wanted = ["10000", "1.2", "2.0", "3", "81", "0.500", "0.750", "19, 3", "15.9"]
+    assert row == [sparsity.CASES["deep"].title, *wanted]
+
+
+@pytest.mark.parametrize("words", [["--repeats", "0"], ["--cases", "vgg"]])
+def test_bounds_refuse_what_gives_no_table(words):
+    with pytest.raises(SystemExit):
+        sparsity.parsed(words)
