@@ -29,17 +29,14 @@ from gencoh_lib._sparse_stability import LayerStability, Statement, layer_stabil
 from gencoh_lib._sparsity_activity import ActivityRatio, effective_activity
 from gencoh_lib._sparsity_bound import SparsityBound, one_shot, theorem_13
 from gencoh_lib._sparsity_levels import greedy_levels
-from gencoh_lib._sparsity_network import Norm
 from gencoh_lib._sparsity_prior import Part, Prior, PriorSplit, SeenByPriorError, split_for_prior
-from gencoh_lib._sparsity_search import BoundName, Grid, Search, Trial, search
+from gencoh_lib._sparsity_search import Grid, Search, Trial, search
 
 __all__ = [
     "ActivityRatio",
-    "BoundName",
     "Grid",
     "Hyperparameters",
     "LayerStability",
-    "Norm",
     "Part",
     "Prior",
     "PriorSplit",
