@@ -21,6 +21,8 @@ from torch import nn
 
 from benchmarks.run import head, markdown
 from gencoh_lib import data, models, sparsity
+from gencoh_lib._sparsity_network import Norm
+from gencoh_lib._sparsity_search import BoundName
 
 __all__ = ["CASES", "Case", "Cost", "cost", "main", "table"]
 
@@ -44,8 +46,8 @@ class Case:
     title: str
     hidden: tuple[int, ...]
     for_prior: int  # examples that the prior is trained on; 0: prior at zero
-    bound: sparsity.BoundName = "theorem 13"
-    norm: sparsity.Norm = "babel"
+    bound: BoundName = "theorem 13"
+    norm: Norm = "babel"
 
 
 CASES = {

@@ -40,7 +40,9 @@ def _depths(examples: int, units: int, seed: int) -> Tensor:
 
 
 def _largest_level(answer: object) -> Verdict:
-    first = torch.tensor([[0.3, 0.1, -0.2], [0.2, -0.1, -0.3], [-0.1, -0.1, -0.1]])
+    first = torch.tensor(
+        [[0.3, 0.1, -0.2], [0.2, -0.1, -0.3], [-0.1, -0.1, -0.1]], dtype=torch.float64
+    )
     deep = torch.full((2, 4), 0.5, dtype=torch.float64)
 
     def level(depth: Tensor, threshold: float) -> Tensor:
@@ -50,7 +52,7 @@ def _largest_level(answer: object) -> Verdict:
         answer,
         level,
         [
-            (first.double(), float(first[0, 1])),
+            (first, 0.1),
             (_depths(7, 9, 1), 0.05),
             (deep, 0.1),
         ],
