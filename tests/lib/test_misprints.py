@@ -1,7 +1,7 @@
 """Each misprint that the course lists: what is printed fails, what the course says instead holds.
 
-The page "Misprints found" names these tests. Those of the sparsity-aware bounds stand beside the tests
-of the functions: test_sparse_norms, test_sparse_radius, test_gaussian_perturbation,
+The page "Misprints found" names these tests. Those of the sparsity-aware bounds stand beside the
+tests of the functions: test_sparse_norms, test_sparse_radius, test_gaussian_perturbation,
 test_sparsity_bound and test_sparsity_search.
 """
 
