@@ -152,6 +152,11 @@ def _along(attribute: str) -> Passage:
     return passage
 
 
+def _slices(way: Way) -> int:
+    """Of the examples only a slice of them all will do, and sizes are compared anyway."""
+    return way.dim
+
+
 def _unfolds(way: Way) -> int | None:
     """Sliding windows over one dimension; the steps within a window come last."""
     along = way.axis(way.node._saved_dimension, way.child_rank)
@@ -264,7 +269,8 @@ _PASSAGES = _table(
         "BinaryCrossEntropy BinaryCrossEntropyWithLogits": _compares,
         "NllLoss NllLoss2D": _picks_class,
         "Softmax SafeSoftmax LogSoftmax Cumsum Glu": _along("_saved_dim"),
-        "Cat Slice Split SplitWithSizes Gather IndexSelect": _along("_saved_dim"),
+        "Cat Split SplitWithSizes Gather IndexSelect": _along("_saved_dim"),
+        "Slice": _slices,
         "Unfold": _unfolds,
         "Flip Roll": _along_some,
         "Sum Mean Logsumexp Amax Amin Max Min Var LinalgVectorNorm": _reduces,

@@ -100,22 +100,25 @@ def add_mean_gradient(
     examples: int,
 ) -> None:
     """Add the mean gradient to ``.grad``, as a backward pass of the mean loss would."""
-    for name, total in sums.items():
-        if not bool(torch.isfinite(total).all()):
+    means = {
+        name: (sums[name] / examples).to(parameter)
+        for name, parameter in named_parameters.items()
+        if routes[name] != "unused"  # a backward pass leaves these alone
+    }
+    for name, mean in means.items():
+        if not bool(torch.isfinite(mean).all()):
             raise ValueError(
-                f"the sum of the gradients by {name!r} overflows {total.dtype}: scale the losses "
+                f"the sum of the gradients by {name!r} overflows {mean.dtype}: scale the losses "
                 "down, or call losses.mean().backward() yourself"
             )
-    for name, parameter in named_parameters.items():
-        if routes[name] == "unused":  # a backward pass leaves these alone
-            continue
-        gradient = (sums[name] / examples).to(parameter)
+    for name, mean in means.items():
+        parameter = named_parameters[name]
         if parameter.grad is None:
-            parameter.grad = gradient
+            parameter.grad = mean
         elif parameter.grad.layout != torch.strided:
-            parameter.grad = parameter.grad.to_dense().add_(gradient)
+            parameter.grad = parameter.grad.to_dense().add_(mean)
         else:
-            parameter.grad += gradient
+            parameter.grad += mean
 
 
 def _by_rules(

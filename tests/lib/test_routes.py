@@ -530,6 +530,20 @@ def test_a_mean_gradient_that_overflows_is_refused():
     assert w.grad is None
 
 
+def test_a_mean_gradient_that_fits_is_kept_though_the_sum_does_not():
+    w = torch.ones(2, 2, dtype=torch.float16, requires_grad=True)
+    x = torch.full((2048, 4, 2), 10.0, dtype=torch.float16)
+    losses = (x @ w).sum((1, 2))  # gradients of 40, over positions and in chunks
+    per_example.squared_norms(losses, {"w": w}, accumulate_grad=True)
+    assert w.grad.dtype == torch.float16
+    assert w.grad.tolist() == [[40.0, 40.0]] * 2
+    w.grad = None
+    large = (x.float() @ w.float()).sum((1, 2)) * 2000  # 80 000, too much for float16
+    with pytest.raises(ValueError, match=r"by 'w' overflows torch.float16"):
+        per_example.squared_norms(large, {"w": w}, accumulate_grad=True)
+    assert w.grad is None
+
+
 def test_a_saved_attribute_that_torch_no_longer_has_means_the_general_route(monkeypatch):
     monkeypatch.setattr(
         _ownership.Linear, "fits", classmethod(lambda cls, use: use.node._saved_gone)
