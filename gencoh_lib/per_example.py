@@ -28,7 +28,8 @@ Two routes lead to the lengths, and each parameter takes the first that is safe 
 * *General*: row i of the Jacobian is the backward pass seeded with the i-th unit vector. It costs
   m backward passes, batched within a byte budget, and covers everything: weights that are tied,
   reused, made from others, or that examples share, such as a table of positions that is looked up
-  once for the whole batch. ``routes`` of a :class:`~gencoh_lib.coherence.Coherence` says what took it.
+  once for the whole batch. ``routes`` of a :class:`~gencoh_lib.coherence.Coherence` says what
+  took it.
 """
 
 from __future__ import annotations
