@@ -286,6 +286,33 @@ def test_a_module_is_as_good_as_its_weights():
     assert by_module.value == theorem_13(sparsity.weight_matrices(model), x, y, **options).value
 
 
+def test_what_equals_its_threshold_is_good():
+    x, y = torch.eye(2, dtype=F64)[[0, 0]], torch.tensor([0, 0])
+    hyper = Hyperparameters((), (1.0,), (), (0.1,), 1.0)
+    threshold = 4 * hyper.growth[0]
+    for margin, loss in ((threshold, 0), (np.nextafter(threshold, 0), 1)):
+        w = [torch.diag(torch.tensor([margin, 0.0], dtype=F64))]
+        assert theorem_13(w, x, y, hyper=hyper).terms["margin_loss"] == loss
+
+
+@pytest.mark.parametrize(
+    "factor, below, fails", [(1, True, (1, 1)), (1, False, (0, 1)), (2, False, (0, 1)),
+                             (3, True, (0, 1)), (3, False, (0, 0))],
+)  # fmt: skip
+def test_the_sparse_losses_and_the_joint_loss_at_their_thresholds(factor, below, fails):
+    # one unit on, the other off by a multiple of gamma; the margin is large
+    x, y = torch.eye(2, dtype=F64)[[0, 0]], torch.tensor([0, 0])
+    hyper = Hyperparameters((1,), (1.0, 1.0), (0.0,), (0.1, 0.1), 1.0)
+    depth = factor * hyper.growth[0]
+    depth = np.nextafter(depth, 0) if below else depth
+    first = torch.tensor([[1.0, 0.0], [-depth, 0.0]], dtype=F64)
+    weights = [first, torch.tensor([[1.0, 0.0], [-1.0, 0.0]], dtype=F64)]
+    bound = theorem_13(weights, x, y, hyper=hyper)
+    assert (bound.terms["sparse_loss"], bound.terms["sparse_loss_3"]) == fails
+    assert bound.terms["margin_loss"] == 0
+    assert one_shot(weights, x, y, hyper=hyper).terms["joint_loss"] == fails[1]
+
+
 # Reductions
 
 
