@@ -161,9 +161,9 @@ def layer_stability(
         :math:`\varepsilon_0\zeta_0` and :math:`\varepsilon_1`, and
         :math:`r \ge T(\varepsilon_0, \varepsilon_1)`, the units in I are off at x, at
         :math:`\hat x`, and at :math:`\hat x` under the perturbed weight, and outputs move by at
-        most :math:`T \xi_1\sqrt{1+\eta_1}\zeta_0`; (3) the radius moves by at most
-        :math:`T(\lVert\hat x - x\rVert_2/\zeta_0,
-        \lVert\hat W - W\rVert_{(d_1-1,s_0)}/\xi_1)`, whatever it is.
+        most :math:`T \xi_1\sqrt{1+\eta_1}\zeta_0`; (3) the radius, whatever it is, moves by at
+        most :math:`T(a, b)` with :math:`a = \lVert\hat x - x\rVert_2/\zeta_0` and
+        :math:`b = \lVert\hat W - W\rVert_{(d_1-1,s_0)}/\xi_1`.
 
     Raises
     ------
@@ -174,9 +174,14 @@ def layer_stability(
     Notes
     -----
     Lemma 4 of Muthukumar and Sulam (2023). Parts 2 and 3 also suppose that the change of the
-    input is 0 in s_0 coordinates, as printed; they need not be those in which x is 0, since
-    :math:`\hat w^\top \hat x - w^\top x = w^\top(\hat x - x) + (\hat w - w)^\top x
-    + (\hat w - w)^\top(\hat x - x)` and each product is bounded on a support of its own.
+    input is 0 in s_0 coordinates, as printed; they need not be those in which x is 0, since in
+
+    .. math::
+
+        \hat w^\top \hat x - w^\top x = w^\top(\hat x - x) + (\hat w - w)^\top x
+        + (\hat w - w)^\top(\hat x - x)
+
+    each product is bounded on a support of its own.
 
     Examples
     --------
